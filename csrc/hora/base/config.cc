@@ -1,0 +1,94 @@
+#include "hora/base/config.h"
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+#include "hora/base/format.h"
+
+namespace hora {
+namespace {
+
+// Collects the first error, so that From() reads as a list of settings.
+class Reader {
+ public:
+  explicit Reader(const Config::Lookup& lookup) : lookup_(lookup) {}
+
+  void Seconds(const char* name, Duration& into, double low, double high) {
+    Number<double>(name, "seconds", low, high, [&](double seconds) {
+      into = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+    });
+  }
+
+  template <class Int>
+  void Integer(const char* name, Int& into, long long low, long long high) {
+    Number<long long>(name, "an integer", low, high, [&](long long v) { into = static_cast<Int>(v); });
+  }
+
+  void Level(const char* name, LogLevel& into) {
+    const auto text = lookup_(name);
+    if (!text) return;
+    if (const auto level = ParseLogLevel(*text)) {
+      into = *level;
+    } else {
+      Reject(Error(StatusCode::kInvalidArgument,
+                   "{}='{}' is not one of trace, debug, info, warning, error, off", name, *text));
+    }
+  }
+
+  const Status& status() const { return status_; }
+
+ private:
+  template <class Value, class Store>
+  void Number(const char* name, std::string_view kind, Value low, Value high, Store store) {
+    const auto text = lookup_(name);
+    if (!text) return;
+    Value value{};
+    const char* end = text->data() + text->size();
+    const auto [stop, error] = std::from_chars(text->data(), end, value);
+    if (error != std::errc{} || stop != end || !(value >= low && value <= high)) {
+      Reject(Error(StatusCode::kInvalidArgument, "{}='{}' is not {} between {} and {}", name, *text,
+                   kind, low, high));
+      return;
+    }
+    store(value);
+  }
+
+  void Reject(Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+
+  const Config::Lookup& lookup_;
+  Status status_;
+};
+
+}  // namespace
+
+Result<Config> Config::From(const Lookup& lookup) {
+  Config config;
+  Reader read(lookup);
+  read.Seconds("HORA_STALL_WARNING_SECONDS", config.stall_warning, 0.01, 86400);
+  read.Seconds("HORA_STALL_ABORT_SECONDS", config.stall_abort, 0.01, 604800);
+  read.Seconds("HORA_START_TIMEOUT_SECONDS", config.start_timeout, 0.01, 86400);
+  read.Integer("HORA_FUSION_THRESHOLD_BYTES", config.fusion_threshold_bytes, 0, 1LL << 40);
+  read.Integer("HORA_WINDOW_BYTES", config.window_bytes, 4096, 64LL << 20);
+  read.Integer("HORA_CACHE_CAPACITY", config.cache_capacity, 0, 1LL << 20);
+  read.Integer("HORA_TREE_FAN_OUT", config.tree_fan_out, 2, 1024);
+  read.Level("HORA_LOG_LEVEL", config.log_level);
+  if (!read.status().ok()) return Fail(read.status());
+  if (config.window_bytes % 4096 != 0) {
+    return Fail(Error(StatusCode::kInvalidArgument,
+                      "HORA_WINDOW_BYTES='{}' is not a multiple of 4096", config.window_bytes));
+  }
+  return config;
+}
+
+Result<Config> Config::FromEnvironment() {
+  return From([](const char* name) -> std::optional<std::string> {
+    const char* value = std::getenv(name);
+    if (value == nullptr) return std::nullopt;
+    return std::string(value);
+  });
+}
+
+}  // namespace hora

@@ -1,0 +1,33 @@
+// Element-wise reduction over N sources in one pass: the arithmetic of every all-reduce.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "hora/tensor/dtype.h"
+#include "hora/tensor/reduce_op.h"
+
+namespace hora {
+
+// out[i] = finish(op(pre(s0[i]), pre(s1[i]), …)), always combined in the order of `sources`, so the
+// result has the same bits on every rank, CPU and run.
+//   pre(x)    = x · prescale;   integers: in fp64, truncated towards zero, per source (as Horovod)
+//   finish(y) = y · postscale;  kAverage divides by `divisor` first: floats multiply by
+//               postscale / divisor, integers divide exactly, truncating towards zero
+// 16-bit floats are widened to fp32, combined there, and rounded to nearest even once.
+// Integers wrap around. bool: sum and max are "or", min and product are "and"; kAverage is not defined.
+// min and max of floats propagate NaN.
+struct ReduceSpec {
+  DType dtype = DType::kFloat32;
+  ReduceOp op = ReduceOp::kSum;
+  double prescale = 1.0;
+  double postscale = 1.0;
+  int divisor = 1;
+};
+
+// Every source holds `count` elements; each destination receives all of them. A destination may be
+// the same buffer as a source (but not overlap one partly). Any alignment. `dtype` must be reducible.
+void Reduce(const ReduceSpec& spec, std::span<const std::byte* const> sources,
+            std::span<std::byte* const> destinations, std::size_t count);
+
+}  // namespace hora

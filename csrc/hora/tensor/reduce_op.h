@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace hora {
+
+// Horovod's numbering, so that its constants mean the same here. 2 is Adasum's.
+enum class ReduceOp : std::uint8_t { kAverage = 0, kSum = 1, kMin = 3, kMax = 4, kProduct = 5 };
+
+std::string_view ToString(ReduceOp op);  // "average", "sum", …
+
+}  // namespace hora
