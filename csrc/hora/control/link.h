@@ -1,0 +1,31 @@
+// One edge of the control tree: frames to and from one neighbour.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "hora/base/status.h"
+
+namespace hora {
+
+// In order, exactly once, non-blocking. Used by the progress context only, one thread at a time.
+class Link {
+ public:
+  virtual ~Link() = default;
+
+  // Takes a copy. What does not fit into the transport now is kept and moved by later calls of Flush.
+  // `urgent` wakes the neighbour even when it waits for nothing.
+  virtual Status Send(std::span<const std::byte> frame, bool urgent) = 0;
+
+  // Moves kept bytes; true when nothing is left.
+  virtual bool Flush() = 0;
+
+  // The next complete frame, or false. Replaces the contents of `frame`.
+  virtual bool Receive(std::vector<std::byte>& frame) = 0;
+
+  // Not OK: the neighbour broke the framing; nothing more will be received.
+  virtual const Status& status() const = 0;
+};
+
+}  // namespace hora

@@ -1,0 +1,80 @@
+// Everything that travels along the edges of the control tree.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "hora/base/rank_set.h"
+#include "hora/base/status.h"
+#include "hora/wire/request.h"
+#include "hora/wire/response.h"
+
+namespace hora {
+
+// Slots of the response cache, as a trimmed bit set.
+using SlotSet = RankSet;  // the same thing: a bit per small non-negative number
+
+// Up: my whole subtree has submitted these.
+struct Readiness {
+  std::uint64_t agreements_seen = 0;       // how many agreements the sender had applied
+  SlotSet cached;                          // repeats of cached responses: one bit each
+  std::vector<SubtreeRequest> requests;    // the rest
+
+  friend bool operator==(const Readiness&, const Readiness&) = default;
+};
+
+// Down: the next things to do, in this order: `cached` ascending, then `responses`.
+struct Agreement {
+  std::uint64_t sequence = 0;              // 1, 2, 3, …
+  SlotSet cached;
+  std::vector<Response> responses;
+
+  friend bool operator==(const Agreement&, const Agreement&) = default;
+};
+
+// Up, at once and unaggregated: `ranks` have waited too long for `name`.
+struct StallReport {
+  std::string name;
+  RankSet ranks;                           // that have submitted it
+
+  friend bool operator==(const StallReport&, const StallReport&) = default;
+};
+
+// Down: whoever has submitted `name` says so by a StallReport.
+struct StallProbe {
+  std::string name;
+
+  friend bool operator==(const StallProbe&, const StallProbe&) = default;
+};
+
+// Down: the verdict, logged by every rank.
+struct StallSummary {
+  std::string name;
+  RankSet submitted;
+  RankSet missing;
+  std::uint32_t waited_ms = 0;
+
+  friend bool operator==(const StallSummary&, const StallSummary&) = default;
+};
+
+// Both ways: `rank` has shut down; nothing that needs it can be agreed any more.
+struct Leave {
+  std::int32_t rank = 0;
+
+  friend bool operator==(const Leave&, const Leave&) = default;
+};
+
+// Both ways: the engine of `origin` failed closed; every rank does the same with this status.
+struct Abort {
+  std::int32_t origin = 0;
+  Status status;
+
+  friend bool operator==(const Abort&, const Abort&) = default;
+};
+
+using ControlMessage =
+    std::variant<Readiness, Agreement, StallReport, StallProbe, StallSummary, Leave, Abort>;
+
+}  // namespace hora

@@ -1,0 +1,24 @@
+// What all ranks have agreed to do with one tensor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hora/base/status.h"
+#include "hora/wire/request.h"
+
+namespace hora {
+
+// Carries everything that execution needs, so that the fusion plan and the backend choice are pure
+// functions of it. When `error` is set, the handle of `name` gets it on every rank and nothing runs.
+struct Response {
+  std::string name;
+  OpParams params;
+  std::vector<std::int64_t> first_dims;  // allgather: rows of every rank, by rank; else empty
+  Status error;
+
+  friend bool operator==(const Response&, const Response&) = default;
+};
+
+}  // namespace hora
