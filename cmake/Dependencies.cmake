@@ -1,0 +1,103 @@
+# Third-party libraries: the system's when it has them, else fetched at an immutable commit.
+# Nothing here is linked at run time: fmt, expected and flatbuffers are used as headers only.
+#
+#   hora::fmt  hora::expected  hora::flatbuffers  hora_flatc   (flatc: executable or target)
+#   GTest::gtest_main  benchmark::benchmark                    (tests and benchmarks only)
+include_guard(GLOBAL)
+include(FetchContent)
+find_package(Threads REQUIRED)
+
+# Declares one pinned repository. Header-only ones name a folder that does not exist as their
+# build folder, so that their own CMake project (tests, install rules) never joins ours.
+function(hora_declare name repository commit)
+  FetchContent_Declare(${name} GIT_REPOSITORY "https://github.com/${repository}.git"
+                       GIT_TAG ${commit} ${ARGN})
+endfunction()
+
+hora_declare(fmt fmtlib/fmt 40626af88bd7df9a5fb80be7b25ac85b122d6c21 # 11.2.0
+             SOURCE_SUBDIR headers-only)
+hora_declare(expected TartanLlama/expected 292eff8bd8ee230a7df1d6a1c00c4ea0eb2f0362 # 1.1.0
+             SOURCE_SUBDIR headers-only)
+hora_declare(flatbuffers google/flatbuffers 187240970746d00bbd26b0f5873ed54d2477f9f3) # 25.9.23
+hora_declare(googletest google/googletest 52eb8108c5bdec04579160ae17225d66034bd723) # 1.17.0
+hora_declare(benchmark google/benchmark eddb0241389718a23a42db6af5f0164b6e0139af) # 1.9.4
+
+# Fetches <name>; a missing network is reported by git with the repository's address.
+macro(hora_fetch name)
+  message(STATUS "hora: fetching ${name} at its pinned commit")
+  FetchContent_MakeAvailable(${name})
+endmacro()
+
+# An interface target over headers; SYSTEM keeps our warnings out of their code.
+function(hora_header_target name directory)
+  string(REPLACE "::" "_" plain "${name}")
+  add_library(${plain} INTERFACE)
+  add_library(${name} ALIAS ${plain})
+  target_include_directories(${plain} SYSTEM INTERFACE "${directory}")
+endfunction()
+
+# --- fmt ----------------------------------------------------------------------------------
+if(NOT HORA_FORCE_FETCH)
+  find_path(HORA_FMT_INCLUDE fmt/format.h)
+endif()
+if(HORA_FMT_INCLUDE)
+  hora_header_target(hora::fmt "${HORA_FMT_INCLUDE}")
+else()
+  hora_fetch(fmt)
+  hora_header_target(hora::fmt "${fmt_SOURCE_DIR}/include")
+endif()
+target_compile_definitions(hora_fmt INTERFACE FMT_HEADER_ONLY=1)
+
+# --- tl::expected -------------------------------------------------------------------------
+if(NOT HORA_FORCE_FETCH)
+  find_path(HORA_EXPECTED_INCLUDE tl/expected.hpp)
+endif()
+if(HORA_EXPECTED_INCLUDE)
+  hora_header_target(hora::expected "${HORA_EXPECTED_INCLUDE}")
+else()
+  hora_fetch(expected)
+  hora_header_target(hora::expected "${expected_SOURCE_DIR}/include")
+endif()
+
+# --- flatbuffers: headers and compiler always from the same place -------------------------
+if(NOT HORA_FORCE_FETCH)
+  find_path(HORA_FLATBUFFERS_INCLUDE flatbuffers/flatbuffers.h)
+  find_program(HORA_FLATC flatc)
+endif()
+if(HORA_FLATBUFFERS_INCLUDE AND HORA_FLATC)
+  hora_header_target(hora::flatbuffers "${HORA_FLATBUFFERS_INCLUDE}")
+  set(hora_flatc "${HORA_FLATC}")
+else()
+  set(FLATBUFFERS_BUILD_TESTS OFF)
+  set(FLATBUFFERS_BUILD_FLATLIB OFF)
+  set(FLATBUFFERS_BUILD_FLATHASH OFF)
+  set(FLATBUFFERS_INSTALL OFF)
+  hora_fetch(flatbuffers)
+  hora_header_target(hora::flatbuffers "${flatbuffers_SOURCE_DIR}/include")
+  set(hora_flatc flatc)
+endif()
+
+# --- tests and benchmarks -----------------------------------------------------------------
+if(HORA_BUILD_TESTS)
+  if(NOT HORA_FORCE_FETCH)
+    find_package(GTest QUIET)
+  endif()
+  if(NOT TARGET GTest::gtest_main)
+    set(INSTALL_GTEST OFF)
+    hora_fetch(googletest)
+  endif()
+endif()
+
+if(HORA_BUILD_BENCHMARKS)
+  if(NOT HORA_FORCE_FETCH)
+    find_package(benchmark QUIET)
+  endif()
+  if(NOT TARGET benchmark::benchmark)
+    set(BENCHMARK_ENABLE_TESTING OFF)
+    set(BENCHMARK_ENABLE_INSTALL OFF)
+    set(BENCHMARK_ENABLE_WERROR OFF)
+    hora_fetch(benchmark)
+  endif()
+endif()
+
+target_link_libraries(hora_options INTERFACE hora::fmt hora::expected Threads::Threads)
