@@ -1,0 +1,85 @@
+// The board: all that the ranks of one host share, in one segment.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "hora/base/result.h"
+#include "hora/shm/byte_ring.h"
+#include "hora/shm/doorbell.h"
+#include "hora/shm/segment.h"
+
+namespace hora {
+
+inline constexpr int kWindowsPerRank = 4;
+inline constexpr std::size_t kControlRingBytes = 64u << 10;
+
+// Each flag has a cache line of its own: one rank writes it, all others poll it.
+struct RankFlags {
+  Doorbell doorbell;
+  alignas(64) std::atomic<std::uint64_t> copied;   // steps for which this rank's window is filled
+  alignas(64) std::atomic<std::uint64_t> reduced;  // steps for which its slice is reduced everywhere
+};
+
+struct BoardOptions {
+  int size = 1;                    // ranks on this host
+  std::size_t window_bytes = 256u << 10;
+  std::uint64_t generation = 0;    // of the job's membership; a board is never reused for another
+};
+
+// Owns the segment. Any thread may call the const members, Abort and RingAll; who writes which flag
+// or ring is the business of control/ and collectives/. Offsets are fixed by size and window_bytes.
+class Board {
+ public:
+  static Result<std::shared_ptr<Board>> Create(const BoardOptions& options);
+  // Checks magic, version, sizes and generation before anything else is read.
+  static Result<std::shared_ptr<Board>> Attach(int fd, const BoardOptions& expected);
+
+  int size() const { return options_.size; }
+  std::size_t window_bytes() const { return options_.window_bytes; }
+  std::uint64_t generation() const { return options_.generation; }
+  int fd() const { return segment_.fd(); }
+
+  RankFlags& flags(int rank) const;
+  // The rank's windows: kWindowsPerRank pieces of fusion buffer that every rank reads and writes.
+  std::span<std::byte> window(int rank, int index) const;
+  ByteRing UpRing(int rank) const;    // from `rank` to its parent in the control tree
+  ByteRing DownRing(int rank) const;  // from the parent to `rank`
+
+  // Ends the group: the first cause wins, every rank is woken, every wait returns it.
+  void Abort(int origin, const Status& cause);
+  bool aborted() const;
+  Status abort_status() const;        // OK unless aborted
+  int abort_origin() const;           // -1 unless aborted
+
+  void RingAll(int except_rank, bool urgent) const;
+
+  // Waits (spin → yield → futex on `self`'s doorbell) until ready(), the abort of the group (its
+  // status) or the deadline (kTimeout with an empty message). A signal does not end it.
+  template <class Ready>
+  Status Await(int self, const WaitPolicy& policy, TimePoint deadline, Ready&& ready) const {
+    const auto over = [&] { return ready() || aborted(); };
+    if (!SpinUntil(policy, over)) {
+      Doorbell& bell = flags(self).doorbell;
+      while (!over()) {
+        if (bell.SleepUnless(over, false, deadline) == WakeReason::kDeadline && !over()) {
+          return Status(StatusCode::kTimeout, "");
+        }
+      }
+    }
+    return ready() ? Status::Ok() : abort_status();
+  }
+
+ private:
+  struct Header;
+  Board(Segment segment, const BoardOptions& options);
+  Header& header() const;
+
+  Segment segment_;
+  BoardOptions options_;
+};
+
+}  // namespace hora
