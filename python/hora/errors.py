@@ -1,0 +1,60 @@
+"""What can go wrong, by class: each message names the tensor, the ranks and how to mend it.
+
+``HoraError`` is a ``RuntimeError``, as Horovod's ``HorovodInternalError`` is; mistakes in a call are
+``ValueError`` as well.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "HoraError",
+    "InternalError",
+    "MismatchError",
+    "NotInitializedError",
+    "PeerFailedError",
+    "ResourceError",
+    "ShutDownError",
+    "StallError",
+    "UsageError",
+    "WaitTimeoutError",
+]
+
+
+class HoraError(RuntimeError):
+    """Base of every error that hora raises."""
+
+
+class UsageError(HoraError, ValueError):
+    """This call cannot work; raised at once on this rank only, before anything is enqueued."""
+
+
+class MismatchError(HoraError):
+    """Ranks disagree about one tensor; raised on every rank, and the engine stays usable."""
+
+
+class PeerFailedError(HoraError):
+    """Another rank died or cannot be reached; the engine must be shut down and initialised again."""
+
+
+class StallError(HoraError):
+    """Some rank did not submit an operation before the abort time."""
+
+
+class ShutDownError(HoraError):
+    """This rank, or one that the operation needs, has shut down."""
+
+
+class NotInitializedError(HoraError, ValueError):
+    """Called before ``init()`` or after ``shutdown()``."""
+
+
+class WaitTimeoutError(HoraError, TimeoutError):
+    """A wait with a timeout ended before the operation did; the operation goes on."""
+
+
+class ResourceError(HoraError):
+    """Memory, file descriptors or another limit of the machine."""
+
+
+class InternalError(HoraError):
+    """A broken invariant of hora itself: please report it."""
