@@ -24,6 +24,9 @@ class Link {
   // The next complete frame, or false. Replaces the contents of `frame`.
   virtual bool Receive(std::vector<std::byte>& frame) = 0;
 
+  // True when Receive would give something or Flush would move something. Cheap: polled by waiters.
+  virtual bool NeedsAttention() const = 0;
+
   // Not OK: the neighbour broke the framing; nothing more will be received.
   virtual const Status& status() const = 0;
 };

@@ -18,6 +18,7 @@ class ShmLink final : public Link {
   Status Send(std::span<const std::byte> frame, bool urgent) override;
   bool Flush() override;
   bool Receive(std::vector<std::byte>& frame) override;
+  bool NeedsAttention() const override;
   const Status& status() const override { return status_; }
 
  private:

@@ -65,7 +65,7 @@ class Board {
     if (!SpinUntil(policy, over)) {
       Doorbell& bell = flags(self).doorbell;
       while (!over()) {
-        if (bell.SleepUnless(over, false, deadline) == WakeReason::kDeadline && !over()) {
+        if (bell.SleepUnless(over, Sleep::kWaiting, deadline) == WakeReason::kDeadline && !over()) {
           return Status(StatusCode::kTimeout, "");
         }
       }
