@@ -90,7 +90,7 @@ def names(source: SourceFile) -> Iterator[Problem]:
     """A name says what the thing is for, which these words never do."""
     defined = [(1, "file", source.path.stem)]
     pattern = r"^\s*(?:class|struct)\s+(\w+)" + ("" if source.is_cpp else r"\s*[(:]")
-    for number, line in enumerate((source.code if source.is_cpp else source.text).splitlines(), 1):
+    for number, line in enumerate(source.code.splitlines(), 1):
         if match := re.match(pattern, line):
             defined.append((number, "class", match[1]))
     for number, kind, name in defined:
@@ -111,11 +111,10 @@ def header_habits(source: SourceFile) -> Iterator[Problem]:
 
 def monotonic_time(source: SourceFile) -> Iterator[Problem]:
     """The wall clock jumps; only a timeline, whose reader wants dates, may ask for it."""
-    if "timeline" in source.path.stem or source.path.parts[0] == "tools":
+    if "timeline" in source.path.stem:
         return
-    code = source.code if source.is_cpp else source.text
-    for number, line in enumerate(code.splitlines(), 1):
-        if match := WALL_CLOCK.search(line.split("#")[0] if not source.is_cpp else line):
+    for number, line in enumerate(source.code.splitlines(), 1):
+        if match := WALL_CLOCK.search(line):
             yield source.problem(number, f"{match[0]}: use a monotonic clock")
 
 

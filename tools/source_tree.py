@@ -1,4 +1,4 @@
-"""What the checks share: the files of the tree, C++ text without comments, one problem per line."""
+"""What the checks share: the files of the tree, text without comments, one problem per line."""
 
 import re
 import sys
@@ -12,12 +12,19 @@ SUFFIXES = (".h", ".cc", ".py", ".pyi")
 SKIPPED = {"third_party", "__pycache__", "build", "results"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
-COMMENT_OR_LITERAL = re.compile(
+CPP_COMMENT_OR_LITERAL = re.compile(
     r"//[^\n]*"
     r"|/\*.*?\*/"
     r'|R"(?P<tag>[^(\s]*)\(.*?\)(?P=tag)"'
     r'|"(?:\\.|[^"\\\n])*"'
     r"|(?<![0-9A-Fa-f])'(?:\\.|[^'\\\n])+'",
+    re.DOTALL,
+)
+PYTHON_COMMENT_OR_LITERAL = re.compile(
+    r'"""(?:\\.|[^\\])*?"""'
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'(?:\\.|[^'\\\n])*'"
+    r"|#[^\n]*",
     re.DOTALL,
 )
 
@@ -37,7 +44,7 @@ class Problem:
 
 @dataclass
 class SourceFile:
-    """One file: its path relative to the root, its text, and for C++ the text that is code."""
+    """One file: its path relative to the root, its text, and the part of the text that is code."""
 
     path: Path
     text: str
@@ -57,8 +64,9 @@ class SourceFile:
 
     @cached_property
     def code(self) -> str:
-        """C++ text with comments and literals blanked; line breaks stay where they are."""
-        return COMMENT_OR_LITERAL.sub(_blank, self.text)
+        """The text with comments and literals blanked; line breaks stay where they are."""
+        ignored = CPP_COMMENT_OR_LITERAL if self.is_cpp else PYTHON_COMMENT_OR_LITERAL
+        return ignored.sub(_blank, self.text)
 
     def includes(self) -> Iterator[tuple[int, str]]:
         """Yield (line number, included path) of every #include."""

@@ -127,6 +127,7 @@ ACCEPTED = {
     "monotonic clock": ("python/hora/a.py", "import time\nnow = time.monotonic()\n"),
     "wall clock in the timeline": ("csrc/hora/observe/timeline.cc", "system_clock::now();\n"),
     "wall clock in a comment": ("csrc/hora/base/a.cc", "// not system_clock\n"),
+    "wall clock in a string": ("python/hora/a.py", "words = 'time.time()'  # time.time()\n"),
     "poll with a timeout": ("csrc/hora/base/a.cc", "int n = poll(fds, 1, timeout_ms);\n"),
     "futex with a timeout": ("csrc/hora/base/a.cc", "Futex(word, FUTEX_WAIT, old, &timeout);\n"),
 }
