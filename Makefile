@@ -1,0 +1,90 @@
+# The everyday words; `make` lists them. Each is a thin call to CMake presets, ctest, pip, pytest.
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+JOBS   ?= $(shell nproc)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := $(abspath $(VENV))/bin
+# cmake and ninja may live in the virtual environment; ruff and clang-format always do.
+export PATH := $(BIN):$(PATH)
+# One compiler process per core, also inside pip; one thread per rank in tests.
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+
+# A stamp in the virtual environment dies with it.
+SETUP   := $(VENV)/.hora-setup
+INSTALL := $(VENV)/.hora-install
+SOURCES := CMakeLists.txt pyproject.toml \
+  $(shell find cmake csrc python -type f -not -path '*/__pycache__/*' 2>/dev/null)
+# ThreadSanitizer needs a fixed address layout on recent kernels.
+FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+.PHONY: help run setup build install test check lint format asan tsan tidy bench docs clean
+
+help: ## List these words
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(INSTALL) ## Train the digits example on 2 ranks, from a fresh clone in one command
+	$(BIN)/horarun -np 2 $(BIN)/python examples/02_mnist_mlp.py
+
+setup: $(SETUP) ## Install what is missing: system packages (as root), .venv, torch, tools
+$(SETUP): pyproject.toml tools/setup_system.sh tools/setup_python.sh
+	@tools/setup_system.sh "$(PYTHON)"
+	@tools/setup_python.sh "$(PYTHON)" "$(VENV)" "$(TORCH)"
+	@touch $@
+
+build: $(SETUP) ## Build the C++ libraries and tests (preset dev)
+	cmake --preset dev
+	cmake --build --preset dev
+
+install: $(INSTALL) ## Install the package into .venv
+$(INSTALL): $(SETUP) $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+test: check lint $(INSTALL) ## Run every check and test
+	cmake --preset release
+	cmake --build --preset release --target all checkheaders
+	ctest --preset release
+	tools/run_python_tests.sh
+
+check: $(SETUP) ## Check layers, sizes and names
+	$(BIN)/python tools/check_layers.py
+	$(BIN)/python tools/check_tidy.py
+
+lint: $(SETUP) ## Check style: ruff, clang-format, codespell
+	tools/lint.sh
+
+format: $(SETUP) ## Rewrite sources in the project's style
+	tools/lint.sh --fix
+
+asan: $(SETUP) ## Run the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	cmake --preset asan
+	cmake --build --preset asan
+	ctest --preset asan
+
+tsan: $(SETUP) ## Run the C++ tests under ThreadSanitizer
+	cmake --preset tsan
+	cmake --build --preset tsan
+	$(FIXED_LAYOUT) ctest --preset tsan
+
+tidy: $(SETUP) ## Run clang-tidy on every source
+	cmake --preset tidy
+	cmake --build --preset tidy
+
+bench: $(INSTALL) ## Run the micro-benchmarks and the comparison with other libraries
+	cmake --preset release
+	cmake --build --preset release
+	tools/run_benchmarks.sh
+
+docs: $(SETUP) ## Build the documentation site into site/
+	$(BIN)/python -m pip install --quiet mkdocs-material 'mkdocstrings[python]'
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove what was built (not .venv)
+	rm -rf build dist site $(INSTALL)

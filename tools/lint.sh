@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Check style, or with --fix rewrite the sources in it: ruff, clang-format, codespell.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+folders=()
+for folder in python tests tools benchmarks examples; do
+  if [ -d "$folder" ]; then folders+=("$folder"); fi
+done
+mapfile -t cpp < <(find csrc tests benchmarks -name third_party -prune \
+  -o \( -name '*.h' -o -name '*.cc' \) -print 2>/dev/null | sort)
+
+if [ "${1:-}" = --fix ]; then
+  ruff check --quiet --fix "${folders[@]}"
+  ruff format --quiet "${folders[@]}"
+  clang-format -i "${cpp[@]}"
+else
+  ruff check --quiet "${folders[@]}"
+  ruff format --quiet --check "${folders[@]}"
+  clang-format --dry-run -Werror "${cpp[@]}"
+  codespell
+fi
+echo "lint: clean"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Micro-benchmarks of the release build, then hora beside torch.distributed on 2 ranks.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+for program in build/release/benchmarks/*; do
+  if [ -x "$program" ]; then "$program"; fi
+done
+if [ -e benchmarks/peers/allreduce.py ]; then
+  horarun -np 2 python benchmarks/peers/allreduce.py
+fi
