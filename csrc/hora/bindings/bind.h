@@ -1,0 +1,13 @@
+// One register function per concept.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace hora::bindings {
+
+void BindConstants(pybind11::module_& module);
+void BindHandle(pybind11::module_& module);
+void BindEngine(pybind11::module_& module);
+void BindOperations(pybind11::module_& module);
+
+}  // namespace hora::bindings

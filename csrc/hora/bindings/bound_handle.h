@@ -1,0 +1,35 @@
+// A Handle as Python holds it: with the tensors that must outlive the operation.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <optional>
+
+#include "hora/engine/engine.h"
+#include "hora/queue/handle.h"
+
+namespace hora::bindings {
+
+// All members are called with the GIL held; Wait releases it while it blocks.
+class BoundHandle {
+ public:
+  BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle, pybind11::object input,
+              pybind11::object output);
+  ~BoundHandle();  // dropped before it is done: the tensors are kept until it is
+  BoundHandle(const BoundHandle&) = delete;
+  BoundHandle& operator=(const BoundHandle&) = delete;
+
+  const Handle& handle() const { return *handle_; }
+
+  // Raises the operation's error, WaitTimeoutError, or what a signal handler raised.
+  void Wait(std::optional<double> timeout_seconds);
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<Handle> handle_;
+  pybind11::object input_;
+  pybind11::object output_;
+};
+
+}  // namespace hora::bindings

@@ -1,0 +1,38 @@
+// The control tree as seen by one rank: bytes on links to messages of the negotiator and back.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "hora/base/status.h"
+#include "hora/control/link.h"
+#include "hora/negotiation/negotiator.h"
+
+namespace hora {
+
+// Owns the links to the parent and the children. Progress context only; nothing blocks.
+class ControlPlane {
+ public:
+  struct Edge {
+    int neighbour = -1;
+    std::unique_ptr<Link> link;
+  };
+
+  explicit ControlPlane(std::vector<Edge> edges) : edges_(std::move(edges)) {}
+
+  // Any thread: true when Receive or Flush has something to do.
+  bool NeedsAttention() const;
+
+  // Feeds everything that has arrived to the negotiator. Not OK: a neighbour sends nonsense.
+  Status Receive(Negotiator& negotiator, TimePoint now);
+  Status Send(std::span<const NegotiatorActions::Outgoing> outgoing);
+  bool Flush();  // true when nothing is left to send
+
+ private:
+  std::vector<Edge> edges_;
+  std::vector<std::byte> frame_;  // reused, so that the steady state does not allocate
+};
+
+}  // namespace hora

@@ -1,0 +1,34 @@
+#include "hora/observe/metrics.h"
+
+namespace hora {
+namespace {
+
+void Add(std::atomic<std::uint64_t>& counter, std::uint64_t amount = 1) {
+  counter.fetch_add(amount, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+void Metrics::OnSubmit(OpKind, std::string_view, std::uint64_t bytes) {
+  Add(submitted_);
+  Add(submitted_bytes_, bytes);
+}
+
+void Metrics::OnAgreed(OpKind, std::string_view) { Add(agreed_); }
+
+void Metrics::OnBatchBegin(OpKind, std::size_t, std::uint64_t bytes) {
+  Add(batches_);
+  Add(batch_bytes_, bytes);
+}
+
+void Metrics::OnComplete(std::string_view, const Status& status) {
+  Add(status.ok() ? completed_ : failed_);
+}
+
+std::vector<std::pair<std::string_view, std::uint64_t>> Metrics::Values() const {
+  return {{"submitted", submitted_}, {"submitted_bytes", submitted_bytes_}, {"agreed", agreed_},
+          {"completed", completed_}, {"failed", failed_},
+          {"batches", batches_},     {"batch_bytes", batch_bytes_}};
+}
+
+}  // namespace hora

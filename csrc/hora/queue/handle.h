@@ -1,0 +1,54 @@
+// The promise that a submitted operation will complete, exactly once.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "hora/base/status.h"
+
+namespace hora {
+
+// The bytes of an allgather, in rank order, allocated when their number was agreed.
+class Gathered {
+ public:
+  Gathered(std::vector<std::int64_t> rows_by_rank, std::size_t bytes);  // 64-byte aligned
+
+  const std::vector<std::int64_t>& rows_by_rank() const { return rows_by_rank_; }
+  std::span<std::byte> bytes() const { return {data_.get(), size_}; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
+
+  std::vector<std::int64_t> rows_by_rank_;
+  std::size_t size_;
+  std::unique_ptr<std::byte[], Free> data_;
+};
+
+// Any thread may look; the engine completes. `status` and `gathered` are only valid once done().
+class Handle {
+ public:
+  explicit Handle(std::string name) : name_(std::move(name)) {}
+
+  const std::string& name() const { return name_; }
+  bool done() const { return done_.load(); }
+  const Status& status() const { return status_; }
+  const std::shared_ptr<Gathered>& gathered() const { return gathered_; }
+
+  // A second completion is a broken invariant.
+  void Complete(Status status, std::shared_ptr<Gathered> gathered = nullptr);
+
+ private:
+  const std::string name_;
+  Status status_;
+  std::shared_ptr<Gathered> gathered_;
+  std::atomic<bool> done_{false};
+};
+
+}  // namespace hora
