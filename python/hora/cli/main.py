@@ -1,0 +1,60 @@
+"""``hora <command>``: each command lives in a module of its own and is imported when asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import hora
+
+_USAGE = """\
+usage: hora <command> [options]
+
+commands:
+  run     start N ranks of a command on this host (the same as horarun)
+  env     print versions, platform and paths, to paste into a report (--json)
+  check   say what is built and usable here; exit code 1 when something needed is missing (--json)
+
+  hora <command> --help says more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; 2 for a usage error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words.pop(0) if words else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0
+    if name in ("-V", "--version"):
+        print(f"hora {hora.__version__}")
+        return 0
+    if name not in _COMMANDS:
+        from hora.launch.cli import did_you_mean
+
+        kind = "option" if name.startswith("-") else "command"
+        hint = did_you_mean(name, list(_COMMANDS))
+        print(f"hora: unknown {kind} {name!r}{hint}\nTry 'hora --help'.", file=sys.stderr)
+        return 2
+    return _COMMANDS[name](words)
+
+
+def _run(words: Sequence[str]) -> int:
+    from hora.launch.cli import main as launch
+
+    return launch(words, program="hora run")
+
+
+def _env(words: Sequence[str]) -> int:
+    from hora.cli.environment import main as show
+
+    return show(words)
+
+
+def _check(words: Sequence[str]) -> int:
+    from hora.cli.check import main as check
+
+    return check(words)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "env": _env, "check": _check}
