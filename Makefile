@@ -74,6 +74,7 @@ tsan: $(SETUP) ## Run the C++ tests under ThreadSanitizer
 	$(FIXED_LAYOUT) ctest --preset tsan
 
 tidy: $(SETUP) ## Run clang-tidy on every source
+	$(BIN)/python -m pip install --quiet clang-tidy==18.1.8
 	cmake --preset tidy
 	cmake --build --preset tidy
 

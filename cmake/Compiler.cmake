@@ -44,11 +44,13 @@ if(NOT HORA_SANITIZE)
     $<$<CONFIG:Release,RelWithDebInfo>:-U_FORTIFY_SOURCE;-D_FORTIFY_SOURCE=2>)
 endif()
 
+# clang 14 and older cannot read the <source_location> of libstdc++.
 if(HORA_CLANG_TIDY)
-  find_program(HORA_CLANG_TIDY_PROGRAM NAMES clang-tidy-14 clang-tidy)
+  find_program(HORA_CLANG_TIDY_PROGRAM NAMES clang-tidy clang-tidy-19 clang-tidy-18 clang-tidy-17
+                                             clang-tidy-16 clang-tidy-15)
   if(NOT HORA_CLANG_TIDY_PROGRAM)
-    message(FATAL_ERROR "HORA_CLANG_TIDY is on but clang-tidy is not installed "
-                        "(Debian: apt-get install clang-tidy-14)")
+    message(FATAL_ERROR "HORA_CLANG_TIDY is on, but no clang-tidy 15 or newer is installed; "
+                        "`make tidy` installs one into .venv")
   endif()
   # Used by hora_library() only: fetched dependencies are not ours to lint.
   set(HORA_CLANG_TIDY_COMMAND "${HORA_CLANG_TIDY_PROGRAM};--quiet"
