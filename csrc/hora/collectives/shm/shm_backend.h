@@ -6,6 +6,8 @@
 
 #include "hora/base/wait.h"
 #include "hora/collectives/collective_backend.h"
+#include "hora/collectives/shm/algorithms.h"
+#include "hora/collectives/shm/step_windows.h"
 #include "hora/shm/board.h"
 
 namespace hora {
@@ -17,10 +19,13 @@ struct ShmBackendOptions {
 };
 
 // A batch is streamed through the windows in steps of window_bytes. Within a step rank r reduces
-// slice r over all windows in rank order and writes the sum back into every window, so each cache
+// slice r over all ranks in rank order and writes the sum back into every window, so each cache
 // line travels between two cores only; batches that fit the small limit are reduced by every rank
 // for itself, without the second phase. Steps are numbered through the life of the board; a window
 // is refilled only when every rank is past the step that used it before.
+//
+// Shares the board. One thread at a time; Execute blocks as its base says. After a failure the steps
+// of the ranks no longer match, so every later call returns the same status.
 class ShmBackend final : public CollectiveBackend {
  public:
   ShmBackend(std::shared_ptr<Board> board, const ShmBackendOptions& options);
@@ -30,9 +35,9 @@ class ShmBackend final : public CollectiveBackend {
   Status Execute(CollectiveCall& call) override;
 
  private:
-  std::shared_ptr<Board> board_;
-  ShmBackendOptions options_;
-  std::uint64_t next_step_ = 0;
+  StepWindows windows_;
+  ReducePointers pointers_;
+  Status failure_;
 };
 
 }  // namespace hora

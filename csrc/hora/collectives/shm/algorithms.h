@@ -1,0 +1,44 @@
+// The collectives of one host, an algorithm per file. Called by ShmBackend, which has checked the
+// call; all ranks pass equal parameters and sizes, so all of them compute the same steps.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "hora/collectives/collective_backend.h"
+#include "hora/collectives/shm/step_windows.h"
+
+namespace hora {
+
+// Operands and results of one reduction, by rank. Kept between calls, so that none of them allocates.
+struct ReducePointers {
+  explicit ReducePointers(int size)
+      : sources(static_cast<std::size_t>(size)), destinations(static_cast<std::size_t>(size)) {}
+
+  std::vector<const std::byte*> sources;
+  std::vector<std::byte*> destinations;
+};
+
+Status ShmAllreduce(StepWindows& windows, ReducePointers& pointers, CollectiveCall& call);
+Status ShmAllgather(StepWindows& windows, CollectiveCall& call);
+Status ShmBroadcast(StepWindows& windows, CollectiveCall& call);
+
+// How `total` bytes are cut into steps: as few as possible, as even as possible. Chunks are multiples
+// of 64 bytes, hence of every element size.
+struct Chunks {
+  std::uint64_t count = 0;  // steps
+  std::size_t bytes = 0;    // of every chunk but the last
+  std::uint64_t total = 0;
+
+  static Chunks Of(std::uint64_t total, std::size_t window_bytes);
+
+  std::uint64_t Offset(std::uint64_t index) const { return index * bytes; }
+  std::size_t BytesAt(std::uint64_t index) const {
+    const std::uint64_t offset = Offset(index);
+    if (offset >= total) return 0;
+    return total - offset < bytes ? static_cast<std::size_t>(total - offset) : bytes;
+  }
+};
+
+}  // namespace hora

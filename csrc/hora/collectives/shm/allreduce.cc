@@ -1,0 +1,185 @@
+#include <span>
+#include <vector>
+
+#include "hora/collectives/shm/algorithms.h"
+#include "hora/collectives/shm/paired_pieces.h"
+#include "hora/kernels/reduce.h"
+
+namespace hora {
+namespace {
+
+// Up to here it costs less that every rank reduces everything than that all meet a second time.
+constexpr std::size_t kSmallBytes = 16u << 10;
+
+// A contiguous part of a chunk.
+struct Range {
+  std::size_t begin = 0;
+  std::size_t bytes = 0;
+
+  std::size_t end() const { return begin + bytes; }
+};
+
+// Rank r's part of a chunk: even, and cut at cache lines so that no line has two writers.
+Range SliceOf(int rank, int size, std::size_t chunk_bytes) {
+  const auto cut = [&](int r) -> std::size_t {
+    if (r == size) return chunk_bytes;
+    const std::size_t lines = (chunk_bytes + 63) / 64;
+    return lines * static_cast<std::size_t>(r) / static_cast<std::size_t>(size) * 64;
+  };
+  return {cut(rank), cut(rank + 1) - cut(rank)};
+}
+
+class Allreduce {
+ public:
+  Allreduce(StepWindows& windows, ReducePointers& pointers, CollectiveCall& call)
+      : windows_(windows),
+        sources_(pointers.sources),
+        destinations_(pointers.destinations),
+        input_(call.input),
+        output_(call.outputs[0]),
+        spec_{.dtype = call.params.dtype,
+              .op = call.params.reduce_op,
+              .prescale = call.params.prescale,
+              .postscale = call.params.postscale,
+              .divisor = windows.size()},
+        element_bytes_(SizeOf(call.params.dtype)),
+        total_(call.bytes_per_rank[0]) {}
+
+  Status Run() {
+    if (windows_.size() == 1) return Alone();
+    if (total_ <= kSmallBytes && total_ <= windows_.window_bytes()) return Small();
+    return Migratory();
+  }
+
+ private:
+  Status Alone() {
+    ForEachPair(input_, output_, 0, total_, [&](std::byte* from, std::byte* to, std::size_t bytes) {
+      const std::byte* const source = from;
+      Reduce(spec_, {&source, 1}, {&to, 1}, bytes / element_bytes_);
+    });
+    return Status::Ok();
+  }
+
+  // One step: everybody reads everybody's window and reduces all of it. Nobody starts the next call
+  // before it is done with this one, so `copied` alone releases the window.
+  Status Small() {
+    if (total_ == 0) return Status::Ok();
+    const std::uint64_t step = windows_.Begin("allreduce", 1);
+    if (Status status = windows_.Acquire(step); !status.ok()) return status;
+    input_.Gather(0, {windows_.Window(windows_.self(), step), total_});
+    windows_.PublishCopied(step);
+    if (Status status = windows_.AwaitCopied(step); !status.ok()) return status;
+    std::size_t offset = 0;
+    output_.ForEachPiece(0, total_, [&](std::span<std::byte> piece) {
+      PointAt(sources_, step, offset);
+      std::byte* const to = piece.data();
+      Reduce(spec_, sources_, {&to, 1}, piece.size() / element_bytes_);
+      offset += piece.size();
+    });
+    return Status::Ok();
+  }
+
+  // Rank r reduces slice r of every chunk over all ranks and writes the sum back where the operands
+  // were, so each cache line of a window travels between two cores only. Its own operand and result
+  // never enter a window: they are read from the input and written to the output.
+  //
+  // Chunk k + 1 is placed before chunk k is reduced and chunk k - 1 is copied out after it, so that a
+  // rank that is late by less than the work on a chunk keeps nobody waiting. Placing step k + 1 comes
+  // after reducing step k - 1, which is all that this rank does with the others' windows.
+  Status Migratory() {
+    chunks_ = Chunks::Of(total_, windows_.window_bytes());
+    first_ = windows_.Begin("allreduce", chunks_.count);
+    Status status = Place(0);
+    for (std::uint64_t k = 0; status.ok() && k < chunks_.count; ++k) {
+      if (k + 1 < chunks_.count) status = Place(k + 1);
+      if (status.ok()) status = ReduceSlice(k);
+      if (status.ok() && k > 0) status = Collect(k - 1);
+    }
+    if (status.ok()) status = Collect(chunks_.count - 1);
+    return status;
+  }
+
+  Status Place(std::uint64_t k) {
+    if (Status status = windows_.Acquire(first_ + k); !status.ok()) return status;
+    ForOthersSlices(k, [&](std::size_t offset, std::span<std::byte> in_window) {
+      input_.Gather(offset, in_window);
+    });
+    windows_.PublishCopied(first_ + k);
+    return Status::Ok();
+  }
+
+  Status ReduceSlice(std::uint64_t k) {
+    if (Status status = windows_.AwaitCopied(first_ + k); !status.ok()) return status;
+    const auto self = static_cast<std::size_t>(windows_.self());
+    const Range slice = SliceOf(windows_.self(), windows_.size(), chunks_.BytesAt(k));
+    std::size_t at = slice.begin;
+    const auto reduce = [&](std::byte* from, std::byte* to, std::size_t bytes) {
+      PointAt(sources_, first_ + k, at);
+      PointAt(destinations_, first_ + k, at);
+      sources_[self] = from;
+      destinations_[self] = to;
+      Reduce(spec_, sources_, destinations_, bytes / element_bytes_);
+      at += bytes;
+    };
+    if (slice.bytes > 0) {
+      ForEachPair(input_, output_, chunks_.Offset(k) + slice.begin, slice.bytes, reduce);
+    }
+    windows_.PublishReduced(first_ + k);
+    return Status::Ok();
+  }
+
+  Status Collect(std::uint64_t k) {
+    if (Status status = windows_.AwaitReduced(first_ + k); !status.ok()) return status;
+    ForOthersSlices(k, [&](std::size_t offset, std::span<std::byte> in_window) {
+      output_.Scatter(offset, in_window);
+    });
+    return Status::Ok();
+  }
+
+  // The parts of this rank's window before and after its own slice, with their stream offsets.
+  template <class Visit>
+  void ForOthersSlices(std::uint64_t k, Visit&& visit) {
+    std::byte* const window = windows_.Window(windows_.self(), first_ + k);
+    const std::size_t bytes = chunks_.BytesAt(k);
+    const Range own = SliceOf(windows_.self(), windows_.size(), bytes);
+    for (const Range part : {Range{0, own.begin}, Range{own.end(), bytes - own.end()}}) {
+      if (part.bytes == 0) continue;
+      visit(chunks_.Offset(k) + part.begin, std::span(window + part.begin, part.bytes));
+    }
+  }
+
+  template <class Pointer>
+  void PointAt(std::vector<Pointer>& pointers, std::uint64_t step, std::size_t offset) {
+    for (int rank = 0; rank < windows_.size(); ++rank) {
+      pointers[static_cast<std::size_t>(rank)] = windows_.Window(rank, step) + offset;
+    }
+  }
+
+  StepWindows& windows_;
+  std::vector<const std::byte*>& sources_;  // by rank
+  std::vector<std::byte*>& destinations_;
+  ByteStream& input_;
+  ByteStream& output_;
+  const ReduceSpec spec_;
+  const std::size_t element_bytes_;
+  const std::uint64_t total_;
+  Chunks chunks_;
+  std::uint64_t first_ = 0;
+};
+
+}  // namespace
+
+Chunks Chunks::Of(std::uint64_t total, std::size_t window_bytes) {
+  if (total == 0) return {};
+  const std::uint64_t count = (total + window_bytes - 1) / window_bytes;
+  const std::uint64_t even = (total + count - 1) / count;
+  // Rounding up may leave nothing for the last chunk: count again.
+  const std::uint64_t bytes = (even + 63) / 64 * 64;
+  return {(total + bytes - 1) / bytes, static_cast<std::size_t>(bytes), total};
+}
+
+Status ShmAllreduce(StepWindows& windows, ReducePointers& pointers, CollectiveCall& call) {
+  return Allreduce(windows, pointers, call).Run();
+}
+
+}  // namespace hora

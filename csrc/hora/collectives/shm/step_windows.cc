@@ -1,0 +1,135 @@
+#include "hora/collectives/shm/step_windows.h"
+
+#include "hora/base/check.h"
+#include "hora/base/clock.h"
+#include "hora/base/format.h"
+
+namespace hora {
+namespace {
+
+// Looks before a wait becomes worth a clock reading.
+constexpr int kQuickLooks = 64;
+
+}  // namespace
+
+bool StepWindows::Peer::HasCopied(std::uint64_t count) {
+  if (copied < count) copied = flags->copied.load();
+  return copied >= count;
+}
+
+bool StepWindows::Peer::HasReduced(std::uint64_t count) {
+  if (reduced < count) reduced = flags->reduced.load();
+  return reduced >= count;
+}
+
+bool StepWindows::Peer::HasReleased(std::uint64_t count) {
+  const std::uint64_t implied_by = count + kLookAhead + 1;
+  if (copied >= implied_by || reduced >= count) return true;
+  return HasCopied(implied_by) || HasReduced(count);
+}
+
+StepWindows::StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy,
+                         Duration patience)
+    : board_(std::move(board)),
+      self_(self),
+      policy_(policy),
+      patience_(patience),
+      window_bytes_(board_->window_bytes() / 64 * 64),
+      peers_(static_cast<std::size_t>(board_->size())) {
+  Check(self >= 0 && self < board_->size(), "the rank has a place on the board");
+  Check(window_bytes_ > 0, "a window holds at least one cache line");
+  for (int rank = 0; rank < size(); ++rank) {
+    peers_[static_cast<std::size_t>(rank)].flags = &board_->flags(rank);
+  }
+}
+
+std::uint64_t StepWindows::Begin(std::string_view what, std::uint64_t steps) {
+  what_ = what;
+  const std::uint64_t first = next_step_;
+  next_step_ += steps;
+  return first;
+}
+
+std::byte* StepWindows::Window(int rank, std::uint64_t step) const {
+  return board_->window(rank, static_cast<int>(step % kWindowsPerRank)).data();
+}
+
+Status StepWindows::Acquire(std::uint64_t step) {
+  if (step < kWindowsPerRank) return Status::Ok();
+  const std::uint64_t released = step - kWindowsPerRank + 1;
+  return AwaitPeers("let go of step", step - kWindowsPerRank, 0, size(), [&](int rank) {
+    return rank == self_ || peers_[static_cast<std::size_t>(rank)].HasReleased(released);
+  });
+}
+
+void StepWindows::PublishCopied(std::uint64_t step) {
+  Peer& me = peers_[static_cast<std::size_t>(self_)];
+  me.copied = step + 1;
+  me.flags->copied.store(step + 1);
+  board_->RingAll(self_, false);
+}
+
+void StepWindows::PublishReduced(std::uint64_t step) {
+  Peer& me = peers_[static_cast<std::size_t>(self_)];
+  me.reduced = step + 1;
+  me.flags->reduced.store(step + 1);
+  board_->RingAll(self_, false);
+}
+
+Status StepWindows::AwaitCopied(std::uint64_t step) {
+  return AwaitPeers("brought its part of step", step, 0, size(), [&](int rank) {
+    return peers_[static_cast<std::size_t>(rank)].HasCopied(step + 1);
+  });
+}
+
+Status StepWindows::AwaitCopied(int rank, std::uint64_t step) {
+  return AwaitPeers("brought its part of step", step, rank, rank + 1, [&](int) {
+    return peers_[static_cast<std::size_t>(rank)].HasCopied(step + 1);
+  });
+}
+
+Status StepWindows::AwaitReduced(std::uint64_t step) {
+  return AwaitPeers("reduced its slice of step", step, 0, size(), [&](int rank) {
+    return peers_[static_cast<std::size_t>(rank)].HasReduced(step + 1);
+  });
+}
+
+template <class Ready>
+Status StepWindows::AwaitPeers(std::string_view phase, std::uint64_t step, int first, int last,
+                               Ready ready) {
+  int next = first;  // ranks before it are ready, and stay so
+  const auto all_ready = [&] {
+    while (next < last && ready(next)) ++next;
+    return next == last;
+  };
+  if (all_ready()) return Status::Ok();
+  const int looks = policy_.spins < kQuickLooks ? policy_.spins : kQuickLooks;
+  for (int i = 0; i < looks; ++i) {
+    CpuRelax();
+    if (all_ready()) return Status::Ok();
+  }
+  const TimePoint deadline = SteadyClock::Instance().Now() + patience_;
+  Status status = board_->Await(self_, policy_, deadline, all_ready);
+  if (status.code() != StatusCode::kTimeout) return status;
+  std::vector<int> lagging;
+  for (int rank = next; rank < last; ++rank) {
+    if (!ready(rank)) lagging.push_back(rank);
+  }
+  return Stalled(phase, step, lagging);
+}
+
+Status StepWindows::Stalled(std::string_view phase, std::uint64_t step,
+                            const std::vector<int>& lagging) const {
+  std::string who;
+  for (const int rank : lagging) {
+    const RankFlags& flags = *peers_[static_cast<std::size_t>(rank)].flags;
+    who += fmt::format("{}rank {} (has brought {} steps, reduced {})", who.empty() ? "" : ", ", rank,
+                       flags.copied.load(), flags.reduced.load());
+  }
+  return Error(StatusCode::kStalled,
+               "{}: waited {:.3g} s, but these have not {} {} of the shared windows: {}. Rank {} "
+               "gives up; look at what those ranks are doing",
+               what_, std::chrono::duration<double>(patience_).count(), phase, step, who, self_);
+}
+
+}  // namespace hora

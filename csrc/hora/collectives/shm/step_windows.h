@@ -1,0 +1,84 @@
+// Who has got how far in the shared windows: the flow control of every collective of a host.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hora/base/wait.h"
+#include "hora/shm/board.h"
+
+namespace hora {
+
+// Collectives run in steps. Steps are numbered through the life of the board, all ranks number them
+// alike, and step s uses window s % kWindowsPerRank of each rank. Every rank publishes two counters:
+//   copied = c   its windows of all steps before c hold what it had to put there;
+//   reduced = c  it is done with the *other* ranks' windows of all steps before c.
+//
+// A rank refills its window for step s only when every peer has released step s - kWindowsPerRank.
+// A peer has released the steps before
+//   max(reduced, copied - kLookAhead - 1)
+// because it places step t only when it is done with the others' windows of all steps before
+// t - kLookAhead. So algorithms that answer every step with a step of their own need not publish
+// `reduced` at all, and with four windows they never wait here: whoever places step s is done with
+// step s - 2, hence has seen everybody place it, hence everybody has released step s - 4.
+// Each algorithm states how it keeps the sentence after "because"; it then also holds across calls,
+// as no rank starts a call before it is done with the one before.
+//
+// No deadlock: releasing step t needs all to have placed t; placing t + 1 needs all to have released
+// t - 3. Both look to smaller numbers only.
+//
+// One thread at a time. The Await and Acquire calls block, at most `patience` each; they fail with
+// the cause of an abort, or with kStalled naming the ranks that lag.
+class StepWindows {
+ public:
+  static constexpr std::uint64_t kLookAhead = 1;
+
+  StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy, Duration patience);
+
+  int self() const { return self_; }
+  int size() const { return static_cast<int>(peers_.size()); }
+  std::size_t window_bytes() const { return window_bytes_; }  // a multiple of 64
+
+  // The steps of the collective that starts now; `what` is named in errors.
+  std::uint64_t Begin(std::string_view what, std::uint64_t steps);
+
+  std::byte* Window(int rank, std::uint64_t step) const;
+
+  Status Acquire(std::uint64_t step);     // until this rank may refill its window
+  void PublishCopied(std::uint64_t step);  // placed its part of `step`
+  void PublishReduced(std::uint64_t step);
+  Status AwaitCopied(std::uint64_t step);  // by all
+  Status AwaitCopied(int rank, std::uint64_t step);
+  Status AwaitReduced(std::uint64_t step);  // by all
+
+ private:
+  // Another rank as last seen; its flags are read again only when this is not enough.
+  struct Peer {
+    RankFlags* flags = nullptr;
+    std::uint64_t copied = 0;
+    std::uint64_t reduced = 0;
+
+    bool HasCopied(std::uint64_t count);
+    bool HasReduced(std::uint64_t count);
+    bool HasReleased(std::uint64_t count);
+  };
+
+  template <class Ready>
+  Status AwaitPeers(std::string_view phase, std::uint64_t step, int first, int last, Ready ready);
+  Status Stalled(std::string_view phase, std::uint64_t step, const std::vector<int>& lagging) const;
+
+  std::shared_ptr<Board> board_;
+  int self_;
+  WaitPolicy policy_;
+  Duration patience_;
+  std::size_t window_bytes_;
+  std::vector<Peer> peers_;  // by rank, this one included
+  std::uint64_t next_step_ = 0;
+  std::string_view what_;
+};
+
+}  // namespace hora
