@@ -1,0 +1,31 @@
+#include "hora/observe/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+namespace hora {
+namespace {
+
+TEST(Metrics, CountsWhatTheEngineTells) {
+  Metrics metrics;
+  metrics.OnSubmit(OpKind::kAllreduce, "x", 100);
+  metrics.OnSubmit(OpKind::kAllgather, "y", 20);
+  metrics.OnAgreed(OpKind::kAllreduce, "x");
+  metrics.OnBatchBegin(OpKind::kAllreduce, 1, 100);
+  metrics.OnComplete("x", Status::Ok());
+  metrics.OnComplete("y", Status(StatusCode::kMismatch, "no"));
+  std::map<std::string_view, std::uint64_t> values;
+  for (const auto& [name, value] : metrics.Values()) values[name] = value;
+  EXPECT_EQ(values["submitted"], 2u);
+  EXPECT_EQ(values["submitted_bytes"], 120u);
+  EXPECT_EQ(values["agreed"], 1u);
+  EXPECT_EQ(values["completed"], 1u);
+  EXPECT_EQ(values["failed"], 1u);
+  EXPECT_EQ(values["batches"], 1u);
+  EXPECT_EQ(values["batch_bytes"], 100u);
+}
+
+}  // namespace
+}  // namespace hora
