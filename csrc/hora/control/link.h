@@ -24,7 +24,8 @@ class Link {
   // The next complete frame, or false. Replaces the contents of `frame`.
   virtual bool Receive(std::vector<std::byte>& frame) = 0;
 
-  // True when Receive would give something or Flush would move something. Cheap: polled by waiters.
+  // True when Receive may give something or Flush may move something. Cheap: polled by waiters, on any
+  // thread, also while another one uses the link.
   virtual bool NeedsAttention() const = 0;
 
   // Not OK: the neighbour broke the framing; nothing more will be received.

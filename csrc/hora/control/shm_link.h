@@ -1,17 +1,23 @@
 // A Link through a pair of rings on the host's board.
 #pragma once
 
-#include <deque>
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "hora/control/link.h"
 #include "hora/shm/board.h"
 
 namespace hora {
 
-// Frames are a 32-bit length and that many bytes. Holds the board alive.
+// Frames are a 32-bit length and that many bytes, at most kMaxFrameBytes. Holds the board alive.
+// Nothing blocks; buffers are kept, so that the steady state does not allocate. Only NeedsAttention
+// may be called by threads that do not hold the progress context.
 class ShmLink final : public Link {
  public:
+  // The up ring of a rank is written by it and read by its parent, the down ring the other way round.
   static std::unique_ptr<ShmLink> ToParent(std::shared_ptr<Board> board, int self, int parent);
   static std::unique_ptr<ShmLink> ToChild(std::shared_ptr<Board> board, int self, int child);
 
@@ -22,14 +28,25 @@ class ShmLink final : public Link {
   const Status& status() const override { return status_; }
 
  private:
+  using Prefix = std::array<std::byte, 4>;
+
   ShmLink(std::shared_ptr<Board> board, int neighbour, ByteRing outgoing, ByteRing incoming);
+
+  void Keep(std::span<const std::byte> bytes);
+  std::size_t Take(std::span<std::byte> to);
+  void CheckOutgoing();
 
   std::shared_ptr<Board> board_;
   int neighbour_;
   ByteRing outgoing_;
   ByteRing incoming_;
-  std::deque<std::byte> unsent_;
-  std::vector<std::byte> partial_;    // of the frame being received, length prefix included
+  std::vector<std::byte> unsent_;     // what the ring had no room for, from unsent_head_ on
+  std::size_t unsent_head_ = 0;
+  bool unsent_urgent_ = false;        // its last piece has to wake an idle neighbour, too
+  std::atomic<bool> has_unsent_ = false;
+  Prefix prefix_{};                   // of the frame being received
+  std::size_t prefix_received_ = 0;
+  std::vector<std::byte> partial_;    // its bytes so far
   Status status_;
 };
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 
+#include "hora/base/check.h"
 #include "hora/base/result.h"
 #include "hora/shm/byte_ring.h"
 #include "hora/shm/doorbell.h"
@@ -32,10 +33,12 @@ struct BoardOptions {
 
 // Owns the segment. Any thread may call the const members, Abort and RingAll; who writes which flag
 // or ring is the business of control/ and collectives/. Offsets are fixed by size and window_bytes.
+// Only Await blocks. A rank or index out of range breaks an invariant (InvariantError).
 class Board {
  public:
+  // kInvalidArgument for sizes that make no sense, kResource when the memory is not there.
   static Result<std::shared_ptr<Board>> Create(const BoardOptions& options);
-  // Checks magic, version, sizes and generation before anything else is read.
+  // Takes ownership of `fd`. Checks magic, version, sizes and generation before anything else is read.
   static Result<std::shared_ptr<Board>> Attach(int fd, const BoardOptions& expected);
 
   int size() const { return options_.size; }
@@ -43,13 +46,17 @@ class Board {
   std::uint64_t generation() const { return options_.generation; }
   int fd() const { return segment_.fd(); }
 
-  RankFlags& flags(int rank) const;
+  RankFlags& flags(int rank) const {
+    Check(rank >= 0 && rank < options_.size, "a rank of this board");
+    return flags_[rank];
+  }
   // The rank's windows: kWindowsPerRank pieces of fusion buffer that every rank reads and writes.
   std::span<std::byte> window(int rank, int index) const;
   ByteRing UpRing(int rank) const;    // from `rank` to its parent in the control tree
   ByteRing DownRing(int rank) const;  // from the parent to `rank`
 
-  // Ends the group: the first cause wins, every rank is woken, every wait returns it.
+  // Ends the group: the first cause wins, every rank is woken, every wait returns it. A text that is
+  // longer than the board has room for (512 bytes) is cut.
   void Abort(int origin, const Status& cause);
   bool aborted() const;
   Status abort_status() const;        // OK unless aborted
@@ -75,11 +82,18 @@ class Board {
 
  private:
   struct Header;
+  struct Layout;
   Board(Segment segment, const BoardOptions& options);
-  Header& header() const;
+  ByteRing Ring(int index) const;
 
   Segment segment_;
   BoardOptions options_;
+  Header* header_;
+  RankFlags* flags_;            // by rank
+  ByteRingState* ring_states_;  // up and down ring of rank 0, of rank 1, …
+  std::byte* ring_bytes_;
+  std::byte* windows_;
+  std::size_t window_stride_;
 };
 
 }  // namespace hora

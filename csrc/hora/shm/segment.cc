@@ -1,0 +1,162 @@
+#include "hora/shm/segment.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "hora/base/format.h"
+
+namespace hora {
+namespace {
+
+constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
+
+// A signal undoes the fallocate(2) that it interrupts; pieces keep the progress made before it.
+constexpr std::size_t kReservePiece = 16u << 20;
+// Larger mappings are left to be touched on use: mapping them takes longer than it saves.
+constexpr std::size_t kPopulateLimit = 64u << 20;
+
+constexpr double kMiB = 1024.0 * 1024.0;
+
+// A number that is the whole of a cgroup file; "max" and absent files are no limit.
+std::size_t NumberIn(const char* path) {
+  std::size_t number = kNoLimit;
+  std::ifstream file(path);
+  return file >> number ? number : kNoLimit;
+}
+
+std::size_t FreeMachineMemory() {
+  std::ifstream file("/proc/meminfo");
+  std::string label;
+  std::string rest;
+  std::size_t kibibytes = 0;
+  while (file >> label >> kibibytes && std::getline(file, rest)) {
+    if (label == "MemAvailable:") return kibibytes << 10;
+  }
+  return kNoLimit;
+}
+
+// Beyond this the kernel would answer a reservation by killing a process, not by an error.
+std::size_t AvailableMemory() {
+  const std::size_t limit = NumberIn("/sys/fs/cgroup/memory.max");
+  const std::size_t used = NumberIn("/sys/fs/cgroup/memory.current");
+  const bool limited = limit != kNoLimit && used != kNoLimit;
+  return std::min(FreeMachineMemory(), limited ? limit - std::min(used, limit) : kNoLimit);
+}
+
+// Beyond this a reservation ends the process by SIGXFSZ.
+std::size_t LargestFile() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return kNoLimit;
+  return limit.rlim_cur;
+}
+
+Status Reserve(int fd, std::size_t bytes) {
+  if (const std::size_t available = AvailableMemory(); bytes > available) {
+    return Error(StatusCode::kResource,
+                 "shared memory: need {:.1f} MiB, have {:.1f} MiB; free memory, raise the container's "
+                 "limit, or set a smaller HORA_WINDOW_BYTES",
+                 static_cast<double>(bytes) / kMiB, static_cast<double>(available) / kMiB);
+  }
+  if (const std::size_t largest = LargestFile(); bytes > largest) {
+    return Error(StatusCode::kResource,
+                 "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)",
+                 bytes, largest);
+  }
+  for (std::size_t done = 0; done < bytes;) {
+    const std::size_t piece = std::min(kReservePiece, bytes - done);
+    const int error = posix_fallocate(fd, static_cast<off_t>(done), static_cast<off_t>(piece));
+    if (error == EINTR) continue;
+    if (error != 0) {
+      return Error(StatusCode::kResource,
+                   "shared memory: need {:.1f} MiB, got {:.1f} MiB: {}; free memory or set a smaller "
+                   "HORA_WINDOW_BYTES",
+                   static_cast<double>(bytes) / kMiB, static_cast<double>(done) / kMiB,
+                   std::strerror(error));
+    }
+    done += piece;
+  }
+  return Status::Ok();
+}
+
+Result<std::span<std::byte>> Map(int fd, std::size_t bytes) {
+  void* const start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (start == MAP_FAILED) {
+    return Fail(Error(StatusCode::kResource, "shared memory: cannot map {} bytes: {}", bytes,
+                      std::strerror(errno)));
+  }
+#ifdef MADV_POPULATE_WRITE
+  // Saves the page faults of the first collective. Older kernels do not know it, which is no loss.
+  if (bytes <= kPopulateLimit) madvise(start, bytes, MADV_POPULATE_WRITE);
+#endif
+  return std::span<std::byte>(static_cast<std::byte*>(start), bytes);
+}
+
+}  // namespace
+
+Result<Segment> Segment::Create(std::size_t bytes) {
+  if (bytes == 0 || bytes > static_cast<std::size_t>(std::numeric_limits<off_t>::max())) {
+    return Fail(Error(StatusCode::kInvalidArgument, "shared memory of {} bytes", bytes));
+  }
+  const int fd = memfd_create("hora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) {
+    return Fail(
+        Error(StatusCode::kResource, "shared memory: memfd_create: {}", std::strerror(errno)));
+  }
+  Segment segment(fd, {});
+  if (Status status = Reserve(fd, bytes); !status.ok()) return Fail(std::move(status));
+  if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+    return Fail(
+        Error(StatusCode::kResource, "shared memory: cannot seal: {}", std::strerror(errno)));
+  }
+  Result<std::span<std::byte>> mapped = Map(fd, bytes);
+  if (!mapped) return Fail(std::move(mapped.error()));
+  segment.bytes_ = *mapped;
+  return segment;
+}
+
+Result<Segment> Segment::Attach(int fd) {
+  Segment segment(fd, {});
+  const int seals = fcntl(fd, F_GET_SEALS);
+  struct stat about {};
+  if (seals < 0 || fstat(fd, &about) != 0) {
+    return Fail(Error(StatusCode::kInternal, "shared memory: descriptor {} is not a memfd: {}", fd,
+                      std::strerror(errno)));
+  }
+  if ((seals & F_SEAL_SHRINK) == 0 || about.st_size <= 0) {
+    return Fail(Error(StatusCode::kInternal,
+                      "shared memory: a segment of {} bytes that is {} against shrinking is refused",
+                      about.st_size, (seals & F_SEAL_SHRINK) != 0 ? "sealed" : "not sealed"));
+  }
+  Result<std::span<std::byte>> mapped = Map(fd, static_cast<std::size_t>(about.st_size));
+  if (!mapped) return Fail(std::move(mapped.error()));
+  segment.bytes_ = *mapped;
+  return segment;
+}
+
+Segment::Segment(Segment&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), bytes_(std::exchange(other.bytes_, {})) {}
+
+Segment& Segment::operator=(Segment&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+Segment::~Segment() {
+  if (!bytes_.empty()) munmap(bytes_.data(), bytes_.size());
+  if (fd_ >= 0) close(fd_);
+}
+
+}  // namespace hora
