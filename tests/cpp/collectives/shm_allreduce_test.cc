@@ -1,0 +1,167 @@
+#include <cstring>
+
+#include "collectives/shm_group.h"
+#include "hora/kernels/reduce.h"
+#include "hora/tensor/half.h"
+
+namespace hora {
+namespace {
+
+enum class Layout { kInPlace, kWhole, kFragmented };
+
+OpParams Params(DType dtype, ReduceOp op, double prescale = 1, double postscale = 1) {
+  OpParams params;
+  params.dtype = dtype;
+  params.reduce_op = op;
+  params.prescale = prescale;
+  params.postscale = postscale;
+  return params;
+}
+
+// Random bits are fine for integers; floats get numbers whose sums need rounding.
+Bytes RandomOperand(DType dtype, std::size_t elements, std::uint64_t seed) {
+  Bytes bytes = RandomBytes(elements * SizeOf(dtype), seed);
+  Random random(seed);
+  std::uniform_real_distribution<float> real(-3, 3);
+  for (std::size_t i = 0; i < elements; ++i) {
+    const float value = real(random);
+    const double wide = value;
+    const std::uint16_t half = FloatToHalf(value), bfloat = FloatToBFloat16(value);
+    std::byte* const at = bytes.data() + i * SizeOf(dtype);
+    switch (dtype) {
+      case DType::kFloat16: std::memcpy(at, &half, 2); break;
+      case DType::kBFloat16: std::memcpy(at, &bfloat, 2); break;
+      case DType::kFloat32: std::memcpy(at, &value, 4); break;
+      case DType::kFloat64: std::memcpy(at, &wide, 8); break;
+      case DType::kBool: *at &= std::byte{1}; break;
+      default: break;
+    }
+  }
+  return bytes;
+}
+
+// The whole tensor in one kernel call: what the ranks' slices must add up to, bit by bit.
+Bytes Expected(const OpParams& params, const std::vector<Bytes>& operands) {
+  const ReduceSpec spec{.dtype = params.dtype,
+                        .op = params.reduce_op,
+                        .prescale = params.prescale,
+                        .postscale = params.postscale,
+                        .divisor = static_cast<int>(operands.size())};
+  std::vector<const std::byte*> sources;
+  for (const Bytes& operand : operands) sources.push_back(operand.data());
+  Bytes result(operands[0].size());
+  std::byte* const to = result.data();
+  Reduce(spec, sources, {&to, 1}, result.size() / SizeOf(params.dtype));
+  return result;
+}
+
+void ExpectAllreduce(ShmGroup& group, const OpParams& params, std::size_t elements, Layout layout,
+                     std::uint64_t seed) {
+  SCOPED_TRACE(testing::Message() << elements << " x " << ToString(params.dtype) << " "
+                                  << ToString(params.reduce_op) << ", " << group.size()
+                                  << " ranks, layout " << static_cast<int>(layout));
+  std::vector<Bytes> operands;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    operands.push_back(RandomOperand(params.dtype, elements, seed * 100 + rank));
+  }
+  const Bytes expected = Expected(params, operands);
+  const int pieces = layout == Layout::kFragmented ? 300 : 1;
+  const std::size_t element = SizeOf(params.dtype);
+  std::vector<Bytes> results(operands.size());
+  group.RunOk([&](int rank, ShmBackend& backend) {
+    Pieces in(operands[rank], pieces, element, seed);
+    // Differently cut than the input, so that pieces of both must be matched.
+    Pieces out(Bytes(operands[rank].size()), pieces, element, seed + 1);
+    const bool in_place = layout == Layout::kInPlace;
+    CollectiveCall call = AllreduceCall(params, group.size(), in.Stream(),
+                                        in_place ? in.Stream() : out.Stream());
+    Status status = backend.Execute(call);
+    results[rank] = in_place ? in.Contents() : out.Contents();
+    EXPECT_TRUE(in_place || in.Contents() == operands[rank]) << "the input changed";
+    return status;
+  });
+  for (int rank = 0; rank < group.size(); ++rank) {
+    EXPECT_TRUE(results[rank] == expected) << "rank " << rank;
+  }
+}
+
+class ShmAllreduce : public testing::TestWithParam<int> {};
+
+TEST_P(ShmAllreduce, HasTheBitsOfOneReductionAtEverySize) {
+  constexpr std::size_t kWindow = 4096, kFloats = kWindow / 4;
+  ShmGroup group(GetParam(), kWindow);
+  std::uint64_t seed = 1;
+  for (const std::size_t elements :
+       {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{15}, std::size_t{16},
+        std::size_t{17}, kFloats - 1, kFloats, kFloats + 1, 2 * kFloats - 1, 2 * kFloats,
+        2 * kFloats + 1, 4 * kFloats, 4 * kFloats + 17, 5 * kFloats - 3, 37 * kFloats + 3}) {
+    for (const Layout layout : {Layout::kInPlace, Layout::kWhole, Layout::kFragmented}) {
+      ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kSum), elements, layout, ++seed);
+    }
+  }
+}
+
+TEST_P(ShmAllreduce, CrossesFromOnePhaseToTwoUnnoticed) {
+  ShmGroup group(GetParam(), 256u << 10);
+  for (const std::size_t limit : {16u << 10, 32u << 10, 64u << 10, 256u << 10}) {
+    for (const std::size_t elements : {limit / 4 - 1, limit / 4, limit / 4 + 1}) {
+      ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kAverage), elements, Layout::kInPlace,
+                      elements);
+    }
+  }
+}
+
+TEST_P(ShmAllreduce, ReducesEveryTypeByEveryOp) {
+  ShmGroup group(GetParam(), 1024);
+  std::uint64_t seed = 500;
+  for (int type = 0; type < kDTypeCount; ++type) {
+    for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kAverage, ReduceOp::kMin, ReduceOp::kMax,
+                              ReduceOp::kProduct}) {
+      const OpParams params = Params(static_cast<DType>(type), op);
+      if (!IsReducible(params.dtype)) continue;
+      if (params.dtype == DType::kBool && op == ReduceOp::kAverage) continue;
+      ExpectAllreduce(group, params, 61, Layout::kWhole, ++seed);
+      ExpectAllreduce(group, params, 1501, Layout::kFragmented, ++seed);
+    }
+  }
+}
+
+TEST_P(ShmAllreduce, ScalesBeforeAndAfter) {
+  ShmGroup group(GetParam(), 1024);
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt32}) {
+    for (const std::size_t elements : {7u, 3000u}) {
+      ExpectAllreduce(group, Params(dtype, ReduceOp::kSum, 0.37, 1.9), elements, Layout::kInPlace, 9);
+      ExpectAllreduce(group, Params(dtype, ReduceOp::kAverage, 3, 0.1), elements, Layout::kWhole, 10);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, ShmAllreduce, testing::Values(1, 2, 3, 4, 7),
+                         testing::PrintToStringParamName());
+
+// Independent of the kernels: additions written out in the order of the ranks.
+TEST(ShmAllreduceOrder, IsTheOrderOfTheRanks) {
+  constexpr int kSize = 3;
+  constexpr std::size_t kElements = 5000;
+  std::vector<std::vector<float>> operands(kSize, std::vector<float>(kElements));
+  Random random(3);
+  std::uniform_real_distribution<float> real(-1e3f, 1e3f);
+  for (auto& operand : operands) {
+    for (float& value : operand) value = real(random);
+  }
+  std::vector<float> expected(kElements);
+  for (std::size_t i = 0; i < kElements; ++i) {
+    expected[i] = operands[0][i] + operands[1][i] + operands[2][i];
+  }
+  ShmGroup group(kSize, 4096);
+  group.RunOk([&](int rank, ShmBackend& backend) {
+    const ByteStream stream({std::as_writable_bytes(std::span(operands[rank]))});
+    CollectiveCall call =
+        AllreduceCall(Params(DType::kFloat32, ReduceOp::kSum), kSize, stream, stream);
+    return backend.Execute(call);
+  });
+  for (const auto& result : operands) EXPECT_EQ(result, expected);
+}
+
+}  // namespace
+}  // namespace hora
