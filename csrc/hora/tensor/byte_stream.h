@@ -26,9 +26,10 @@ class ByteStream {
   // Calls visit(span) for each contiguous piece of [offset, offset + count), in order.
   template <class Visit>
   void ForEachPiece(std::size_t offset, std::size_t count, Visit&& visit) {
+    if (count == 0) return;
     Seek(offset);
     std::size_t inside = offset - segment_begin_;
-    for (; count > 0; AdvanceSegment(), inside = 0) {
+    for (;; AdvanceSegment(), inside = 0) {
       const auto piece = Current().subspan(inside);
       const auto part = piece.first(count < piece.size() ? count : piece.size());
       if (!part.empty()) visit(part);
