@@ -5,7 +5,8 @@
 namespace hora {
 
 void InvariantFailed(std::string_view what, std::source_location where) {
-  throw InvariantError(fmt::format("broken invariant: {} ({}:{})", what, where.file_name(), where.line()));
+  throw InvariantError(
+      fmt::format("broken invariant: {} ({}:{})", what, where.file_name(), where.line()));
 }
 
 }  // namespace hora

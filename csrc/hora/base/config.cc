@@ -1,8 +1,9 @@
 #include "hora/base/config.h"
 
 #include <charconv>
-#include <cmath>
 #include <cstdlib>
+#include <string_view>
+#include <utility>
 
 #include "hora/base/format.h"
 
@@ -15,14 +16,15 @@ class Reader {
   explicit Reader(const Config::Lookup& lookup) : lookup_(lookup) {}
 
   void Seconds(const char* name, Duration& into, double low, double high) {
-    Number<double>(name, "seconds", low, high, [&](double seconds) {
+    Number<double>(name, "a number of seconds", low, high, [&](double seconds) {
       into = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
     });
   }
 
   template <class Int>
   void Integer(const char* name, Int& into, long long low, long long high) {
-    Number<long long>(name, "an integer", low, high, [&](long long v) { into = static_cast<Int>(v); });
+    Number<long long>(name, "an integer", low, high,
+                      [&](long long value) { into = static_cast<Int>(value); });
   }
 
   void Level(const char* name, LogLevel& into) {

@@ -11,7 +11,8 @@
 namespace hora {
 namespace {
 
-constexpr std::array<std::string_view, 6> kNames = {"trace", "debug", "info", "warning", "error", "off"};
+constexpr std::array<std::string_view, 6> kNames = {"trace",   "debug", "info",
+                                                    "warning", "error", "off"};
 
 std::atomic<LogLevel> threshold{LogLevel::kWarning};
 
@@ -35,7 +36,7 @@ void Log(LogLevel level, int rank, std::string_view message) {
   const std::string_view name = kNames[static_cast<std::size_t>(level)];
   const std::string line = rank < 0 ? fmt::format("hora {}: {}\n", name, message)
                                     : fmt::format("hora[rank {}] {}: {}\n", rank, name, message);
-  // A closed stderr must not end training.
+  // A closed stderr must not end training (nor does SIGPIPE, which Python ignores).
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <utility>
 
+#include "hora/base/check.h"
 #include "hora/base/format.h"
 
 namespace hora {
@@ -23,6 +24,7 @@ RankSet RankSet::Of(int rank) {
 }
 
 RankSet RankSet::AllOf(int size) {
+  Check(size >= 0, "a set of ranks has no negative size");
   RankSet set;
   set.words_.assign(WordOf(size), ~std::uint64_t{0});
   if (size % kBits != 0) set.words_.push_back(MaskOf(size) - 1);
@@ -37,6 +39,7 @@ RankSet RankSet::FromWords(std::vector<std::uint64_t> words) {
 }
 
 void RankSet::Add(int rank) {
+  Check(rank >= 0, "a rank is not negative");
   if (WordOf(rank) >= words_.size()) words_.resize(WordOf(rank) + 1);
   words_[WordOf(rank)] |= MaskOf(rank);
 }
@@ -47,7 +50,7 @@ void RankSet::Add(const RankSet& other) {
 }
 
 void RankSet::Remove(int rank) {
-  if (WordOf(rank) < words_.size()) words_[WordOf(rank)] &= ~MaskOf(rank);
+  if (Contains(rank)) words_[WordOf(rank)] &= ~MaskOf(rank);
   Trim();
 }
 
@@ -84,7 +87,8 @@ std::string RankSet::ToString() const {
     last = first;
     while (last + 1 < all.size() && all[last + 1] == all[last] + 1) ++last;
     if (!text.empty()) text += ", ";
-    text += first == last ? fmt::format("{}", all[first]) : fmt::format("{}-{}", all[first], all[last]);
+    text += first == last ? fmt::format("{}", all[first])
+                          : fmt::format("{}-{}", all[first], all[last]);
   }
   return text.empty() ? "none" : text;
 }

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <ctime>
@@ -23,7 +24,7 @@ int UsableCores() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
-  return static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 void YieldCore() { sched_yield(); }
@@ -31,7 +32,8 @@ void YieldCore() { sched_yield(); }
 // Not FUTEX_PRIVATE: the words live in memory shared between processes.
 WakeReason FutexWait(std::atomic<std::uint32_t>& word, std::uint32_t expected, TimePoint deadline) {
   static_assert(sizeof(word) == sizeof(std::uint32_t));
-  const Duration since_boot = deadline.time_since_epoch();
+  // The kernel rejects negative times; they are deadlines that have passed.
+  const Duration since_boot = std::max(deadline.time_since_epoch(), Duration::zero());
   const timespec until{.tv_sec = since_boot.count() / 1'000'000'000,
                        .tv_nsec = since_boot.count() % 1'000'000'000};
   // WAIT_BITSET takes an absolute CLOCK_MONOTONIC time, which is what steady_clock counts.
