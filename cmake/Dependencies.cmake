@@ -38,14 +38,15 @@ endfunction()
 
 # --- fmt ----------------------------------------------------------------------------------
 if(NOT HORA_FORCE_FETCH)
-  find_path(HORA_FMT_INCLUDE fmt/format.h)
+  find_package(fmt 9 CONFIG QUIET)
 endif()
-if(HORA_FMT_INCLUDE)
-  hora_header_target(hora::fmt "${HORA_FMT_INCLUDE}")
+if(TARGET fmt::fmt-header-only)
+  get_target_property(HORA_FMT_INCLUDE fmt::fmt-header-only INTERFACE_INCLUDE_DIRECTORIES)
 else()
   hora_fetch(fmt)
-  hora_header_target(hora::fmt "${fmt_SOURCE_DIR}/include")
+  set(HORA_FMT_INCLUDE "${fmt_SOURCE_DIR}/include")
 endif()
+hora_header_target(hora::fmt "${HORA_FMT_INCLUDE}")
 target_compile_definitions(hora_fmt INTERFACE FMT_HEADER_ONLY=1)
 
 # --- tl::expected -------------------------------------------------------------------------
@@ -73,6 +74,8 @@ else()
   set(FLATBUFFERS_BUILD_FLATHASH OFF)
   set(FLATBUFFERS_INSTALL OFF)
   hora_fetch(flatbuffers)
+  # flatc runs once, on one small file: what counts is how long it takes to compile.
+  target_compile_options(flatc PRIVATE -w -O0 -fno-sanitize=all)
   hora_header_target(hora::flatbuffers "${flatbuffers_SOURCE_DIR}/include")
   set(hora_flatc flatc)
 endif()
