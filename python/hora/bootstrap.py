@@ -112,10 +112,8 @@ def _from_pipe(value: str, timeout: float) -> Bootstrap:
     document = _read_to_end(fd, value, timeout)
     os.close(fd)
     if not document:
-        raise UsageError(
-            f"HORA_BOOTSTRAP_FD={value} is already read: an earlier process of this rank has "
-            "initialised hora; only one process of each rank can"
-        )
+        what = "already read: of each rank, only one process can initialise hora"
+        raise UsageError(f"HORA_BOOTSTRAP_FD={value} is {what}")
     return _parse_document(document, value)
 
 
@@ -152,7 +150,7 @@ def _parse_document(document: bytes, value: str) -> Bootstrap:
         version = fields.pop("version")
         fields["key"] = bytes.fromhex(fields["key"])
         found = Bootstrap(**fields, launcher="horarun")
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         version = found = None
     if version != 1 or found is None or not _is_consistent(found):
         raise UsageError(
