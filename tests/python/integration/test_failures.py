@@ -1,0 +1,191 @@
+"""What survivors see when a rank dies, leaves, raises or never comes: real processes under horarun."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("torch")
+
+DEADLINE_S = 60  # for a whole job, start-up of torch included
+
+TRAIN_FOREVER = """
+import os, sys, time
+import torch
+import hora.torch as hvd
+hvd.init()
+ready = os.path.join({directory!r}, f"pid.{{hvd.rank()}}")
+with open(ready + ".tmp", "w") as out:
+    out.write(str(os.getpid()))
+os.rename(ready + ".tmp", ready)
+tensors = [torch.ones(size) for size in (1, 1000, 300_000)]
+try:
+    while True:
+        handles = [hvd.allreduce_async_(t, name=f"t{{i}}", op=hvd.Max) for i, t in enumerate(tensors)]
+        for handle in handles:
+            hvd.synchronize(handle)
+except hvd.PeerFailedError as error:
+    with open(os.path.join({directory!r}, f"error.{{hvd.rank()}}"), "w") as out:
+        out.write(f"{{time.monotonic()}} {{error}}")
+    sys.exit(3)
+"""
+
+
+def start(script: str, ranks: int, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hora.launch", "-np", str(ranks), *options, "--", sys.executable, "-c", script]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
+def wait_for(path: Path, job: subprocess.Popen[str]) -> str:
+    """The file's text, once it is there; fails when the job ends or the deadline passes before."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not path.exists():
+        assert job.poll() is None, job.stdout.read() if job.stdout else ""
+        assert time.monotonic() < deadline, f"{path.name} never appeared"
+        time.sleep(0.005)
+    return path.read_text()
+
+
+def run(script: str, ranks: int, *options: str) -> tuple[int, str]:
+    job = start(script, ranks, *options)
+    try:
+        output, _ = job.communicate(timeout=DEADLINE_S)
+    finally:
+        job.kill()
+    return job.returncode, output
+
+
+@pytest.mark.parametrize("attempt", range(16))
+def test_killed_rank_is_named_by_every_survivor(attempt: int, tmp_path: Path) -> None:
+    """kill -9 of a random rank at a random moment."""
+    chance = random.Random(attempt)
+    ranks = 2 + attempt % 3
+    victim = chance.randrange(ranks)
+    shm_before = set(os.listdir("/dev/shm"))
+    job = start(TRAIN_FOREVER.format(directory=str(tmp_path)), ranks)
+    pids = [int(wait_for(tmp_path / f"pid.{rank}", job)) for rank in range(ranks)]
+    time.sleep(chance.random() * 0.2)  # the random moment
+    killed_at = time.monotonic()
+    os.kill(pids[victim], signal.SIGKILL)
+    output, _ = job.communicate(timeout=DEADLINE_S)
+    assert job.returncode == 128 + signal.SIGKILL, output
+    assert "SIGKILL" in output
+    for rank in set(range(ranks)) - {victim}:
+        raised_at, _, message = (tmp_path / f"error.{rank}").read_text().partition(" ")
+        assert re.search(rf"\brank {victim}\b", message), message
+        assert str(pids[victim]) in message
+        assert float(raised_at) - killed_at < 1.0, f"rank {rank} took too long"
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert set(os.listdir("/dev/shm")) == shm_before
+
+
+def test_exception_of_one_rank_reaches_the_others() -> None:
+    code, output = run(
+        "import torch, hora.torch as hvd\n"
+        "hvd.init()\n"
+        "if hvd.rank() == 1: raise ValueError('no data on this rank')\n"
+        "hvd.allreduce(torch.ones(1), name='x')\n",
+        2,
+    )
+    assert code != 0
+    assert re.search(r"\[0\].*PeerFailedError.*rank 1.*ValueError.*no data on this rank", output), output
+
+
+def test_rank_that_exits_cleanly_is_named_by_those_that_need_it() -> None:
+    code, output = run(
+        "import torch, hora.torch as hvd\n"
+        "hvd.init()\n"
+        "if hvd.rank() == 0: hvd.allreduce(torch.ones(1), name='x')\n",
+        2,
+    )
+    assert code != 0
+    assert re.search(r"\[0\].*ShutDownError.*rank 1", output), output
+
+
+def test_stall_is_reported_by_every_rank_and_ends() -> None:
+    code, output = run(
+        "import torch, hora.torch as hvd\n"
+        "hvd.init()\n"
+        "if hvd.rank() != 2: hvd.allreduce(torch.ones(1), name='lost')\n"
+        "import time\n"
+        "deadline = time.monotonic() + 30\n"
+        "while time.monotonic() < deadline: hvd.allreduce(torch.ones(1), name='late')\n",
+        3,
+        "--stall-warning=0.3",
+        "--stall-abort=2",
+    )
+    assert code != 0
+    for rank in range(3):
+        assert re.search(rf"rank {rank}\] warning.*'lost'.*missing on ranks 2", output), output
+    assert re.search(r"StallError.*'lost'", output), output
+
+
+def test_data_loader_workers_do_not_hide_a_death(tmp_path: Path) -> None:
+    """A forked child that outlives its parent must not keep the parent's connection open."""
+    script = TRAIN_FOREVER.replace(
+        "tensors = [", "child = os.fork() if hvd.rank() == 1 else 1\nif child == 0:\n    time.sleep(20)\n    os._exit(0)\ntensors = ["
+    )
+    job = start(script.format(directory=str(tmp_path)), 2)
+    pids = [int(wait_for(tmp_path / f"pid.{rank}", job)) for rank in range(2)]
+    time.sleep(0.3)  # the random moment
+    os.kill(pids[1], signal.SIGKILL)
+    output, _ = job.communicate(timeout=DEADLINE_S)
+    assert "rank 1" in (tmp_path / "error.0").read_text(), output
+
+
+def test_forked_child_is_told_that_it_cannot_use_hora() -> None:
+    code, output = run(
+        "import os, torch, hora.torch as hvd\n"
+        "hvd.init()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: hvd.allreduce(torch.ones(1), name='x')\n"
+        "    except hvd.NotInitializedError as error: print('child:', error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+        "assert hvd.allreduce(torch.ones(1), name='x', op=hvd.Sum).item() == 2\n",
+        2,
+    )
+    assert code == 0, output
+    assert re.search(r"child:.*forked", output), output
+
+
+def test_idle_ranks_cost_nothing() -> None:
+    """At most 0.5 % of a core each over two seconds, after some work."""
+    code, output = run(
+        "import time, torch, hora.torch as hvd\n"
+        "hvd.init()\n"
+        "for _ in range(100): hvd.synchronize(hvd.allreduce_async(torch.ones(10), name='x'))\n"
+        "hvd.barrier()\n"
+        "before = time.process_time()\n"
+        "time.sleep(2)\n"
+        "print('used', time.process_time() - before, flush=True)\n"
+        "hvd.barrier()\n",
+        2,
+    )
+    assert code == 0, output
+    used = [float(seconds) for seconds in re.findall(r"used ([0-9.e-]+)", output)]
+    assert len(used) == 2
+    assert max(used) <= 0.005 * 2, used
+
+
+def test_torchrun_starts_hora() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--no-python", sys.executable, "-c"]
+    script = (
+        "import torch, hora.torch as hvd\n"
+        "hvd.init()\n"
+        "print('sum', hvd.allreduce(torch.tensor([hvd.rank() + 1.0]), op=hvd.Sum).item(), hvd.local_size(), flush=True)\n"
+    )
+    result = subprocess.run([*command, script], capture_output=True, text=True, timeout=DEADLINE_S)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("sum 3.0 2") == 2, result.stdout
