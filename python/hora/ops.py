@@ -1,0 +1,83 @@
+"""Reduction operators, and names for operations that the caller did not name. Knows no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import itertools
+import weakref
+from typing import TYPE_CHECKING, ClassVar
+
+from hora.errors import HoraError
+
+if TYPE_CHECKING:
+    from hora._core import Handle
+
+__all__ = ["NameRing", "ReduceOp", "forget_names"]
+
+
+class ReduceOp(enum.IntEnum):
+    """How allreduce combines the ranks' values; the numbers are Horovod's (2 is Adasum's)."""
+
+    AVERAGE = 0
+    SUM = 1
+    MIN = 3
+    MAX = 4
+    PRODUCT = 5
+
+
+class NameRing:
+    """Hands out ``"<kind>.noname.<n mod 256>"``: unnamed operations pair by order of submission.
+
+    The names repeat because the engine remembers what ranks agreed on by name: a loop over
+    unnamed operations then costs one bit of negotiation per operation, as it does with names. Two
+    open operations must not share a name, so whoever claims a slot first waits for the operation
+    that used it last, 256 submissions ago. That back-pressure is what keeps the pairing exact:
+    the n-th unnamed operation of a kind meets the n-th one of every other rank, never the
+    (n+256)-th.
+
+    Any thread may call; which of two racing threads gets which number is then up to the caller.
+    """
+
+    SLOTS = 256
+    _all: ClassVar[weakref.WeakSet[NameRing]] = weakref.WeakSet()
+
+    def __init__(self, kind: str) -> None:
+        self.names = tuple(f"{kind}.noname.{slot}" for slot in range(self.SLOTS))
+        self._open: list[Handle | None] = [None] * self.SLOTS
+        self._numbers = itertools.count()
+        NameRing._all.add(self)
+
+    def claim(self) -> int:
+        """Returns the next slot, an index into ``names``; may wait for its last operation."""
+        slot = next(self._numbers) & 255
+        if self._open[slot] is not None:
+            self._wait_for(slot)
+        return slot
+
+    def occupy(self, slot: int, handle: Handle) -> None:
+        """Tells which operation now uses the slot's name."""
+        self._open[slot] = handle
+
+    def vacate(self, slot: int, handle: Handle) -> None:
+        """Lets go of a finished operation, and of the tensors that it keeps alive."""
+        if self._open[slot] is handle:
+            self._open[slot] = None
+
+    def forget(self) -> None:
+        """Starts numbering anew, as every rank does when a new group is formed."""
+        self._numbers = itertools.count()
+        self._open = [None] * self.SLOTS
+
+    def _wait_for(self, slot: int) -> None:
+        handle = self._open[slot]
+        if handle is not None:
+            with contextlib.suppress(HoraError):  # whoever holds that handle is told
+                handle.wait()
+            self._open[slot] = None
+
+
+def forget_names() -> None:
+    """Resets every ring; called when the process joins a group."""
+    for ring in NameRing._all:
+        ring.forget()
