@@ -1,13 +1,18 @@
 // Which named tensors are ready on every rank: a pure state machine, events in, actions out.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "hora/base/clock.h"
+#include "hora/negotiation/pending_submissions.h"
+#include "hora/negotiation/readiness_table.h"
+#include "hora/negotiation/response_cache.h"
+#include "hora/negotiation/slot_history.h"
+#include "hora/negotiation/stall_detector.h"
 #include "hora/negotiation/tree_position.h"
 #include "hora/wire/control_message.h"
 
@@ -39,7 +44,7 @@ struct NegotiatorActions {
 
 // Owns the readiness table, the response cache and the stall detector of one rank. Holds no thread,
 // socket or clock: one caller at a time, `now` is passed in, the same inputs give the same outputs.
-// Nothing blocks. An impossible message from a neighbour sets `failure`.
+// Nothing blocks. An impossible message from a neighbour sets `failure` and aborts all ranks.
 //
 // Every rank reports a name to its parent once its whole subtree has submitted it, so that a node
 // handles O(fan-out) messages per round, and a node that has submitted nothing itself never has
@@ -47,11 +52,11 @@ struct NegotiatorActions {
 class Negotiator {
  public:
   explicit Negotiator(NegotiatorOptions options);
-  ~Negotiator();
   Negotiator(const Negotiator&) = delete;
   Negotiator& operator=(const Negotiator&) = delete;
 
-  // This rank has submitted `request`; its name is not pending here (the queue checks that).
+  // This rank has submitted `request`; its name is not pending here (the queue checks that). It ends
+  // in `execute` or `reject`, unless everything ends in `failure`.
   void Submit(Request request, TimePoint now);
 
   // A message from the parent or a child.
@@ -61,20 +66,78 @@ class Negotiator {
   void Tick(TimePoint now);
   TimePoint NextDeadline() const;  // TimePoint::max(): nothing to wait for
 
-  // This rank shuts down: tells the neighbours; Submit must not be called afterwards.
+  // This rank shuts down. With nothing pending here it is closed at once: nothing can be agreed
+  // without it. Otherwise what is pending may still be agreed; keep feeding events until closed().
   void Leave();
+  // Some rank's shutdown has taken effect here: all that was pending has been executed or rejected,
+  // every later Submit is rejected, and this rank may go once its messages are sent.
+  bool closed() const { return closed_by_ >= 0; }
 
-  // Collects what the events since the last call require: one Readiness to the parent for all
-  // Submits, one Agreement to the children for all that became ready.
+  // This rank's engine cannot go on: all ranks fail with `status`.
+  void Fail(Status status);
+
+  // Replaces the contents of `actions` by what the events since the last call require: one Readiness
+  // to the parent for all Submits, one Agreement to the children for all that became ready.
   void Take(NegotiatorActions& actions);
 
   // Names submitted here and not yet agreed.
-  std::size_t pending_count() const;
-  std::size_t cached_count() const;
+  std::size_t pending_count() const { return pending_.size(); }
+  std::size_t cached_count() const { return cache_.size(); }
+  std::uint64_t agreement_count() const { return sequence_; }
+  const ResponseCache& cache() const { return cache_; }  // for tests: equal at equal agreement_count
 
  private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
+  void On(int child, Readiness readiness, TimePoint now);
+  void On(int parent, Agreement agreement, TimePoint now);
+  void On(int child, StallReport report, TimePoint now);
+  void On(int parent, StallProbe probe, TimePoint now);
+  void On(int parent, StallSummary summary, TimePoint now);
+  void On(int neighbour, ::hora::Leave leave, TimePoint now);
+  void On(int neighbour, Abort abort, TimePoint now);
+
+  // What is contributed by a child, in the words of the negotiator's present state.
+  Status CollectSlots(int contributor, const SlotSet& slots, std::uint64_t agreements_seen);
+  Status CollectSlot(int contributor, int slot, std::uint64_t agreements_seen);
+  Status CollectRequest(int contributor, SubtreeRequest request);
+  Status CheckSubtree(int contributor, const SubtreeRequest& request) const;
+
+  void Decide();          // root: agree on all that is ready
+  void ReportReadiness(); // others: tell the parent
+  Status Apply(Agreement agreement);
+  Status Apply(Response& response);
+  void Remember(const Response& response);
+
+  void ReportStall(const PendingSubmissions::Record& record, std::uint32_t probe, TimePoint now);
+  void HearStall(StallReport report, TimePoint now);
+  void AdvanceStalls(TimePoint now);
+  void SendStallReports();
+
+  void CloseBy(int rank);
+  void Reject(std::string name, OpKind kind);
+  void Broadcast(const ControlMessage& message, bool urgent);  // to the children
+  void ToParent(ControlMessage message, bool urgent);
+  void Blame(int neighbour, const Status& problem);
+  void Abandon(Abort abort, int except);
+
+  int ContributorOf(int neighbour) const;  // of a child, else -1
+  bool is_root() const { return position_.is_root(); }
+  bool failed() const { return !failure_.ok(); }
+
+  TreePosition position_;
+  StallLimits limits_;
+  std::vector<RankSet> contributors_;
+  std::vector<std::uint64_t> seen_by_;     // by contributor: agreements that it had seen last
+  ReadinessTable table_;
+  ResponseCache cache_;
+  SlotHistory history_;
+  PendingSubmissions pending_;
+  StallDetector stalls_;
+  std::vector<StallReport> stall_reports_;  // to the parent
+  TimePoint next_reminder_ = TimePoint::max();
+  std::uint64_t sequence_ = 0;              // agreements applied
+  int closed_by_ = -1;                      // the rank that left
+  Status failure_;
+  NegotiatorActions actions_;
 };
 
 }  // namespace hora

@@ -8,6 +8,7 @@
 
 #include "hora/base/rank_set.h"
 #include "hora/base/status.h"
+#include "hora/tensor/op_kind.h"
 #include "hora/wire/request.h"
 #include "hora/wire/response.h"
 
@@ -34,10 +35,14 @@ struct Agreement {
   friend bool operator==(const Agreement&, const Agreement&) = default;
 };
 
-// Up, at once and unaggregated: `ranks` have waited too long for `name`.
+// Up, at once: `ranks` have submitted `name` and wait for it; too long for their taste, or asked by a
+// probe.
 struct StallReport {
   std::string name;
-  RankSet ranks;                           // that have submitted it
+  OpKind kind = OpKind::kAllreduce;
+  RankSet ranks;
+  std::uint32_t waited_ms = 0;             // the longest of them
+  std::uint32_t probe = 0;                 // that this answers; 0: none
 
   friend bool operator==(const StallReport&, const StallReport&) = default;
 };
@@ -45,6 +50,7 @@ struct StallReport {
 // Down: whoever has submitted `name` says so by a StallReport.
 struct StallProbe {
   std::string name;
+  std::uint32_t probe = 0;                 // 1, 2, 3, …
 
   friend bool operator==(const StallProbe&, const StallProbe&) = default;
 };
@@ -52,6 +58,7 @@ struct StallProbe {
 // Down: the verdict, logged by every rank.
 struct StallSummary {
   std::string name;
+  OpKind kind = OpKind::kAllreduce;
   RankSet submitted;
   RankSet missing;
   std::uint32_t waited_ms = 0;
@@ -59,7 +66,8 @@ struct StallSummary {
   friend bool operator==(const StallSummary&, const StallSummary&) = default;
 };
 
-// Both ways: `rank` has shut down; nothing that needs it can be agreed any more.
+// Up to the root, which puts it into the stream of decisions that comes down: `rank` has shut down,
+// nothing that follows can be agreed any more.
 struct Leave {
   std::int32_t rank = 0;
 

@@ -1,0 +1,82 @@
+#include "hora/negotiation/pending_submissions.h"
+
+#include <algorithm>
+
+namespace hora {
+
+void PendingSubmissions::Add(const std::string& name, OpKind kind, int slot, TimePoint now) {
+  int index = static_cast<int>(records_.size());
+  if (free_.empty()) {
+    records_.emplace_back();
+  } else {
+    index = free_.back();
+    free_.pop_back();
+  }
+  Record& record = records_[Index(index)];
+  record.name = name;
+  record.kind = kind;
+  // The order of the list is the order of time, whatever the caller's clock does.
+  record.since = newest_ < 0 ? now : std::max(now, records_[Index(newest_)].since);
+  record.slot = slot;
+  record.older = newest_;
+  record.newer = -1;
+  (newest_ < 0 ? oldest_ : records_[Index(newest_)].newer) = index;
+  newest_ = index;
+  if (unreported_ < 0) unreported_ = index;
+  ++size_;
+  if (slot < 0) {
+    by_name_.emplace(record.name, index);
+    return;
+  }
+  if (Index(slot) >= by_slot_.size()) by_slot_.resize(Index(slot) + 1, -1);
+  by_slot_[Index(slot)] = index;
+}
+
+void PendingSubmissions::EraseSlot(int slot) { EraseRecord(InSlot(slot)); }
+
+void PendingSubmissions::Erase(const std::string& name, int slot) {
+  EraseRecord(IndexOf(name, slot));
+}
+
+void PendingSubmissions::SlotEvicted(int slot) {
+  const int index = InSlot(slot);
+  if (index < 0) return;
+  by_slot_[Index(slot)] = -1;
+  Record& record = records_[Index(index)];
+  record.slot = -1;
+  by_name_.emplace(record.name, index);
+}
+
+const PendingSubmissions::Record* PendingSubmissions::Find(const std::string& name,
+                                                           int slot) const {
+  return At(IndexOf(name, slot));
+}
+
+void PendingSubmissions::Clear() { *this = {}; }
+
+int PendingSubmissions::InSlot(int slot) const {
+  return slot >= 0 && Index(slot) < by_slot_.size() ? by_slot_[Index(slot)] : -1;
+}
+
+int PendingSubmissions::IndexOf(const std::string& name, int slot) const {
+  if (const int index = InSlot(slot); index >= 0 || by_name_.empty()) return index;
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? -1 : found->second;
+}
+
+void PendingSubmissions::EraseRecord(int index) {
+  if (index < 0) return;
+  const Record& record = records_[Index(index)];
+  if (record.slot >= 0) {
+    by_slot_[Index(record.slot)] = -1;
+  } else {
+    by_name_.erase(record.name);
+  }
+  if (unreported_ == index) unreported_ = record.newer;
+  (record.older < 0 ? oldest_ : records_[Index(record.older)].newer) = record.newer;
+  (record.newer < 0 ? newest_ : records_[Index(record.newer)].older) = record.older;
+  free_.push_back(index);
+  --size_;
+}
+
+}  // namespace hora

@@ -1,0 +1,80 @@
+// Who has contributed which name: a node's own rank and the subtrees of its children.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "hora/base/rank_set.h"
+#include "hora/base/status.h"
+#include "hora/wire/control_message.h"
+
+namespace hora {
+
+// A name goes collecting → ready (every contributor has it) → taken (told to the parent, or decided)
+// → agreed, and is then forgotten. Contributions of one name are either all bits of a cache slot or
+// all requests; Expand turns the first into the second. Contributor 0 is the node itself.
+// Owned by one negotiator; one thread at a time. A contribution that cannot be is refused with a
+// kInternal status and changes nothing that matters any more.
+class ReadinessTable {
+ public:
+  explicit ReadinessTable(std::vector<RankSet> contributors);
+
+  Status AddSlots(int contributor, const SlotSet& slots);  // none of them is expanded
+  Status AddSlot(int contributor, int slot);
+  Status AddRequest(int contributor, SubtreeRequest request);
+
+  // From now on the name in `slot`, which `meaning` describes, is counted by requests.
+  void Expand(int slot, const Response& meaning);
+  bool IsExpanded(int slot) const { return Has(expanded_, slot); }
+  const std::vector<std::uint64_t>& expanded() const { return expanded_; }
+  void ForgetSlot(int slot);  // it holds another name now
+
+  // What one contributor asks for when it asks for `meaning` again.
+  SubtreeRequest Repeat(int contributor, const Response& meaning) const;
+
+  bool has_ready() const { return ready_slots_count_ > 0 || !ready_requests_.empty(); }
+  SlotSet TakeSlots();
+  // In the order in which they became ready; stops after about `max_bytes` on the wire.
+  std::vector<SubtreeRequest> TakeRequests(std::size_t max_bytes);
+
+  // False, and nothing happens, unless all of them have been taken.
+  bool AgreeSlots(const SlotSet& slots);
+  bool AgreeName(const std::string& name, int slot);  // slot: of the cache, or -1
+
+  // Ranks that are known to have submitted a name.
+  RankSet SubmittedRanks(const std::string& name, int slot) const;
+
+  void Clear();
+
+ private:
+  enum class Stage : std::uint8_t { kCollecting, kReady, kTaken };
+  struct Collected {
+    std::vector<RequestVariant> variants;
+    RankSet contributors;
+    std::size_t count = 0;
+    Stage stage = Stage::kCollecting;
+  };
+  using Named = std::unordered_map<std::string, Collected>;
+  using Words = std::vector<std::uint64_t>;
+
+  Status AddWord(int contributor, std::size_t word, std::uint64_t bits);
+  static bool Has(const Words& words, int slot);
+  void Grow(std::size_t words);
+  void Collect(Collected& into, int contributor, std::vector<RequestVariant> variants);
+  void DropSlot(int slot);
+
+  std::vector<RankSet> contributors_;
+  std::vector<Words> slots_of_;      // by contributor; a bit stays until it is agreed
+  std::vector<std::uint32_t> count_; // by slot: contributors that have it
+  Words ready_slots_;
+  Words taken_slots_;
+  Words expanded_;
+  std::size_t ready_slots_count_ = 0;
+  Named named_;
+  std::vector<Named::value_type*> ready_requests_;
+};
+
+}  // namespace hora

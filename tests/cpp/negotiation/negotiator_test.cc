@@ -1,0 +1,168 @@
+#include "hora/negotiation/negotiator.h"
+
+#include <gtest/gtest.h>
+
+#include "negotiation/negotiator_tree.h"
+
+namespace hora {
+namespace {
+
+std::vector<std::string> Names(const std::vector<Response>& responses) {
+  std::vector<std::string> names;
+  for (const Response& response : responses) names.push_back(response.name);
+  return names;
+}
+
+TEST(Negotiator, AloneAgreesAtOnce) {
+  NegotiatorTree tree(1);
+  tree.Submit(0, Allreduce("w"));
+  EXPECT_EQ(tree[0].pending_count(), 1u);
+  tree.Settle();
+  ASSERT_EQ(tree.outcome(0).executed.size(), 1u);
+  EXPECT_EQ(tree.outcome(0).executed[0].params, Allreduce("w").params);
+  EXPECT_EQ(tree[0].pending_count(), 0u);
+  EXPECT_EQ(tree.outcome(0).messages_sent, 0);
+}
+
+TEST(Negotiator, AgreesWhenTheLastRankHasSubmitted) {
+  NegotiatorTree tree(7);
+  for (int rank = 0; rank < 6; ++rank) tree.Submit(rank, Allreduce("w"));
+  tree.Settle();
+  for (int rank = 0; rank < 7; ++rank) EXPECT_TRUE(tree.outcome(rank).executed.empty());
+  tree.Submit(6, Allreduce("w"));
+  tree.Settle();
+  for (int rank = 0; rank < 7; ++rank) {
+    EXPECT_EQ(Names(tree.outcome(rank).executed), std::vector<std::string>{"w"});
+    EXPECT_EQ(tree[rank].cached_count(), 1u);
+  }
+}
+
+TEST(Negotiator, ExecutesInOneOrderWhateverTheOrderOfSubmission) {
+  NegotiatorTree tree(3);
+  for (const char* name : {"a", "b", "c"}) tree.Submit(0, Allreduce(name));
+  for (const char* name : {"c", "a", "b"}) tree.Submit(1, Allreduce(name));
+  for (const char* name : {"b", "c", "a"}) tree.Submit(2, Allreduce(name));
+  tree.Settle();
+  ASSERT_EQ(tree.outcome(0).executed.size(), 3u);
+  EXPECT_EQ(tree.outcome(1).executed, tree.outcome(0).executed);
+  EXPECT_EQ(tree.outcome(2).executed, tree.outcome(0).executed);
+}
+
+TEST(Negotiator, ARepeatedTensorIsOneBitInOneMessagePerEdge) {
+  NegotiatorTree tree(2);
+  for (int i = 0; i < 161; ++i) tree.SubmitEverywhere(Allreduce("grad." + std::to_string(i)));
+  tree.Settle();
+  tree.outcome(0).messages_sent = tree.outcome(1).messages_sent = 0;
+
+  for (int i = 0; i < 161; ++i) tree.Submit(1, Allreduce("grad." + std::to_string(i)));
+  NegotiatorActions actions;
+  tree[1].Take(actions);
+  ASSERT_EQ(actions.send.size(), 1u);
+  const auto& readiness = std::get<Readiness>(actions.send[0].message);
+  EXPECT_EQ(readiness.cached.count(), 161);
+  EXPECT_TRUE(readiness.requests.empty());
+  EXPECT_EQ(readiness.agreements_seen, tree[1].agreement_count());
+  EXPECT_FALSE(actions.send[0].urgent);
+}
+
+TEST(Negotiator, AllgatherCarriesTheRowsOfEveryRankAndNoticesNewOnes) {
+  NegotiatorTree tree(5);
+  for (int rank = 0; rank < 5; ++rank) tree.Submit(rank, Allgather("x", rank + 1));
+  tree.Settle();
+  EXPECT_EQ(tree.outcome(4).executed.at(0).first_dims, (std::vector<std::int64_t>{1, 2, 3, 4, 5}));
+  // Rank 3 changes its mind; the others send a bit, which is expanded on the way.
+  for (int rank = 0; rank < 5; ++rank) tree.Submit(rank, Allgather("x", rank == 3 ? 9 : rank + 1));
+  tree.Settle();
+  for (int rank = 0; rank < 5; ++rank) {
+    ASSERT_EQ(tree.outcome(rank).executed.size(), 2u);
+    EXPECT_EQ(tree.outcome(rank).executed[1].first_dims, (std::vector<std::int64_t>{1, 2, 3, 9, 5}));
+  }
+}
+
+TEST(Negotiator, AMismatchIsAnErrorOnEveryRankAndNothingElse) {
+  NegotiatorTree tree(4);
+  for (int round = 0; round < 2; ++round) {  // uncached, then against a cached response
+    for (int rank = 0; rank < 4; ++rank) {
+      tree.Submit(rank, Allreduce("grad.w", rank == 1 ? Shape{3, 2} : Shape{2, 3}));
+    }
+    tree.Settle();
+    for (int rank = 0; rank < 4; ++rank) {
+      const Response& last = tree.outcome(rank).executed.back();
+      EXPECT_EQ(last.error.code(), StatusCode::kMismatch);
+      EXPECT_EQ(last.error.message(),
+                "allreduce 'grad.w': ranks disagree on shape: ranks 0, 2-3: [2, 3]; rank 1: [3, 2]. "
+                "Submit the same shape on every rank.");
+      EXPECT_TRUE(tree.outcome(rank).failure.ok());
+      EXPECT_EQ(tree[rank].cached_count(), 0u);
+      EXPECT_EQ(tree[rank].pending_count(), 0u);
+    }
+    tree.SubmitEverywhere(Allreduce("grad.w", {2, 3}));
+    tree.Settle();
+    EXPECT_TRUE(tree.outcome(3).executed.back().error.ok());
+    EXPECT_EQ(tree[3].cached_count(), 1u);
+  }
+}
+
+TEST(Negotiator, AnImpossibleRequestIsRejectedWhereItIsMade) {
+  NegotiatorTree tree(2);
+  Request request = Allreduce("w");
+  request.params.prescale = std::numeric_limits<double>::quiet_NaN();
+  tree.Submit(1, request);
+  tree.Settle();
+  EXPECT_EQ(tree.outcome(1).rejected.at("w").code(), StatusCode::kInvalidArgument);
+  tree.SubmitEverywhere(Allreduce("w"));
+  tree.Settle();
+  EXPECT_EQ(tree.outcome(0).executed.size(), 1u);
+}
+
+TEST(Negotiator, LeavingRejectsWhatIsPendingAndWhatComesLater) {
+  NegotiatorTree tree(7);
+  for (int rank = 0; rank < 7; ++rank) {
+    if (rank != 5) tree.Submit(rank, Allreduce("x"));
+  }
+  tree.Settle();
+  tree[5].Leave();
+  EXPECT_TRUE(tree[5].closed());
+  tree.Settle();
+  for (int rank = 0; rank < 7; ++rank) {
+    EXPECT_TRUE(tree[rank].closed());
+    if (rank == 5) continue;
+    EXPECT_EQ(tree.outcome(rank).rejected.at("x").message(),
+              "rank 5 has shut down while allreduce 'x' was waiting for it. Let every rank submit "
+              "the same operations before it shuts down.");
+    tree.Submit(rank, Allreduce("y"));
+    tree.Settle();
+    EXPECT_EQ(tree.outcome(rank).rejected.at("y").code(), StatusCode::kShutDown);
+    EXPECT_TRUE(tree.outcome(rank).failure.ok());
+  }
+}
+
+TEST(Negotiator, WhatIsReadyWhenARankLeavesIsStillDone) {
+  NegotiatorTree tree(3);
+  tree.SubmitEverywhere(Allreduce("x"));
+  tree[1].Leave();
+  EXPECT_FALSE(tree[1].closed());
+  tree.Settle();
+  // Rank 2's report was not there yet when the root heard of the shutdown, or it was: the same
+  // everywhere.
+  for (int rank = 0; rank < 3; ++rank) {
+    EXPECT_TRUE(tree[rank].closed());
+    EXPECT_EQ(Names(tree.outcome(rank).executed), Names(tree.outcome(0).executed));
+    EXPECT_EQ(tree.outcome(rank).executed.size() + tree.outcome(rank).rejected.size(), 1u);
+  }
+}
+
+TEST(Negotiator, AFailureReachesEveryRankOnce) {
+  NegotiatorTree tree(7);
+  tree[4].Fail(Status(StatusCode::kResource, "rank 4: no memory"));
+  tree.Settle();
+  for (int rank = 0; rank < 7; ++rank) {
+    EXPECT_EQ(tree.outcome(rank).failure.message(), "rank 4: no memory");
+    tree.Submit(rank, Allreduce("x"));
+    tree.Settle();
+    EXPECT_EQ(tree.outcome(rank).rejected.at("x").code(), StatusCode::kResource);
+  }
+}
+
+}  // namespace
+}  // namespace hora
