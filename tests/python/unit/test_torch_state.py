@@ -1,0 +1,94 @@
+"""Broadcasts of models, optimizers and objects, over a fake engine with one rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hora.errors import UsageError
+
+
+def test_what_broadcast_parameters_takes(core, hvd):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    named = [f"broadcast.parameters.{name}" for name in model.state_dict()]
+    for params in (model, model.state_dict(), list(model.state_dict().items())):
+        hvd.broadcast_parameters(params, root_rank=0)
+        assert sorted(core.names) == sorted(named)
+        core.calls.clear()
+    hvd.broadcast_parameters(model.named_parameters(), 0)
+    hvd.broadcast_parameters(model.parameters())
+    assert core.names[-1] == "broadcast.parameters.3"
+    core.calls.clear()
+    hvd.broadcast_parameters({"a": None, "flags": torch.tensor([True])})
+    assert core.names == ["broadcast.parameters.flags"]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"_extra_state": {"a": 1}}, "'_extra_state' is of type dict.*broadcast_object"),
+        (torch.ones(2), "broadcast_"),
+        (3, "not int"),
+    ],
+)
+def test_what_broadcast_parameters_refuses(core, hvd, params, words):
+    with pytest.raises(UsageError, match=words):
+        hvd.broadcast_parameters(params)
+    assert core.calls == []
+
+
+def test_broadcast_optimizer_state_takes_no_step(core, hvd):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.5)
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    assert torch.equal(weight, torch.ones(3))
+    assert weight.grad is None
+    assert len(optimizer.state) == 0
+    weight.sum().backward()
+    optimizer.step()
+    core.calls.clear()
+    hvd.broadcast_optimizer_state(hvd.DistributedOptimizer(optimizer), 0)
+    assert len(core.calls) == 2 + 3  # the structure in two, then step, exp_avg, exp_avg_sq
+
+
+def test_state_that_is_not_plain(core, hvd):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    optimizer.param_groups[0]["policy"] = object()
+    with pytest.raises(UsageError, match=r"\['policy'\] is of type object"):
+        hvd.broadcast_optimizer_state(optimizer, 0)
+    assert len(core.calls) == 2  # the other ranks were told
+    hvd.broadcast_optimizer_state(optimizer, 0, allow_pickle=True)
+
+
+def test_plain_data_survives(hvd):
+    from hora.torch.plain_data import decode, encode, fill
+
+    data = {
+        0: {"step": 3, "rate": 0.1, "inf": float("inf"), "name": "é", "none": None, "on": True},
+        "betas": (0.9, 0.999),
+        "list": [torch.ones(2, dtype=torch.bfloat16), [torch.tensor(1)], {}],
+        "tensor": {"dict": [1]},
+    }
+    text, tensors = encode(data, "data")
+    decoded, specs = decode(text)
+    assert [(s.dtype, s.shape) for s in specs] == [(torch.bfloat16, (2,)), (torch.int64, ())]
+    back = fill(decoded, tensors)
+    assert back == data or repr(back) == repr(data)
+    assert type(back["betas"]) is tuple
+    assert type(back[0]["on"]) is bool
+    with pytest.raises(UsageError, match="key of type tuple"):
+        encode({(1, 2): 3}, "data")
+
+
+def test_broadcast_object(core, hvd):
+    thing = {"a": [1, 2], "f": lambda: 3}
+    assert hvd.broadcast_object(thing) is thing
+    assert hvd.broadcast_object([1, (2, None)], 0, "o", allow_pickle=False) == [1, (2, None)]
+    assert core.names[-2:] == ["o.length", "o"]
+    with pytest.raises(UsageError, match="the object is of type set"):
+        hvd.broadcast_object({1, 2}, allow_pickle=False)
+
+
+def test_metric_average(hvd):
+    assert hvd.metric_average(2) == 2.0
+    assert hvd.metric_average(torch.tensor([0.1], dtype=torch.float64), name="loss") == 0.1
+    assert type(hvd.metric_average(torch.tensor(1))) is float
