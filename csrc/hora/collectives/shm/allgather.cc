@@ -43,10 +43,8 @@ class Allgather {
       call_.input.Gather(longest_.Offset(k), {windows_.Window(self, first_ + k), bytes});
     }
     windows_.PublishCopied(first_ + k);
-    if (bytes > 0) {
-      ByteStream& own_output = call_.outputs[static_cast<std::size_t>(self)];
-      CopyPieces(call_.input, own_output, longest_.Offset(k), bytes);
-    }
+    ByteStream& own_output = call_.outputs[static_cast<std::size_t>(self)];
+    CopyPieces(call_.input, own_output, longest_.Offset(k), bytes);
     return Status::Ok();
   }
 

@@ -121,9 +121,7 @@ class Allreduce {
       Reduce(spec_, sources_, destinations_, bytes / element_bytes_);
       at += bytes;
     };
-    if (slice.bytes > 0) {
-      ForEachPair(input_, output_, chunks_.Offset(k) + slice.begin, slice.bytes, reduce);
-    }
+    ForEachPair(input_, output_, chunks_.Offset(k) + slice.begin, slice.bytes, reduce);
     windows_.PublishReduced(first_ + k);
     return Status::Ok();
   }

@@ -11,6 +11,7 @@ namespace hora {
 template <class Visit>
 void ForEachPair(ByteStream& from, ByteStream& to, std::size_t offset, std::size_t count,
                  Visit&& visit) {
+  if (count == 0) return;  // the offset may then be the end of the streams
   to.ForEachPiece(offset, count, [&](std::span<std::byte> target) {
     std::byte* into = target.data();
     from.ForEachPiece(offset, target.size(), [&](std::span<std::byte> source) {
