@@ -1,0 +1,217 @@
+#include "sim/world.h"
+
+#include <algorithm>
+#include <array>
+
+#include "hora/base/format.h"
+#include "hora/wire/codec.h"
+
+namespace hora::sim {
+namespace {
+
+constexpr std::array kSizes = {2, 3, 4, 5, 7, 8, 16, 33, 64, 128, 256, 1024};
+constexpr int kCodecOneIn = 8;  // messages that also pass through bytes
+
+TimePoint At(std::int64_t us) { return TimePoint(std::chrono::microseconds(us)); }
+
+}  // namespace
+
+WorldOptions WorldOptions::FromSeed(std::uint64_t seed, int max_size) {
+  Random random(Mix(seed, 0x0971));
+  WorldOptions options;
+  int size = random.Pick(kSizes);
+  while (size > max_size) size = random.Pick(kSizes);
+  // Large worlds are slow, and say little more with many names.
+  const int budget = size > 200 ? 12 : size > 50 ? 60 : 400;
+  options.workload.seed = seed;
+  options.workload.size = size;
+  options.workload.names = random.Between(1, std::min(budget / 2, 40));
+  options.workload.rounds = random.Between(2, std::max(2, budget / options.workload.names));
+  options.workload.change_one_in = random.Pick(std::array{0, 2, 5, 20});
+  options.workload.disagree_one_in = random.Pick(std::array{0, 0, 3, 15});
+  options.fan_out = random.Between(2, 16);
+  options.cache_capacity = static_cast<std::uint32_t>(random.Pick(std::array{0, 1, 2, 3, 4, 8, 64}));
+  options.lockstep = random.OneIn(3);
+  options.max_delay_us = random.Pick(std::array{1, 10, 100, 5000});
+  options.max_think_us = random.Pick(std::array{1, 10, 100, 1000});
+  options.leavers = random.OneIn(3) ? random.Between(1, std::min(size, 3)) : 0;
+  return options;
+}
+
+std::string WorldOptions::ToString() const {
+  return fmt::format(
+      "{} ranks, fan-out {}, cache of {}, {} names × {} rounds{}, change 1/{}, disagree 1/{}, delay "
+      "{} µs, think {} µs, {} leave",
+      workload.size, fan_out, cache_capacity, workload.names, workload.rounds,
+      lockstep ? " in lockstep" : "", workload.change_one_in, workload.disagree_one_in,
+      max_delay_us, max_think_us, leavers);
+}
+
+World::World(WorldOptions options)
+    : options_(options),
+      random_(Mix(options.workload.seed, 0x3017)),
+      workload_(options.workload),
+      ledger_(workload_, options.workload.size) {
+  const int size = options_.workload.size;
+  const int total = workload_.names() * workload_.rounds();
+  for (int rank = 0; rank < size; ++rank) {
+    Rank& own = ranks_.emplace_back();
+    own.negotiator = std::make_unique<Negotiator>(
+        NegotiatorOptions{.position = TreePosition::Of(rank, size, options_.fan_out),
+                          .cache_capacity = options_.cache_capacity});
+    own.next_round.assign(static_cast<std::size_t>(workload_.names()), 0);
+    own.left_to_submit = total;
+    own.think_us = random_.Between(1, options_.max_think_us);
+    Schedule(What::kSubmit, rank, random_.Below(options_.max_think_us));
+  }
+  for (int i = 0; i < options_.leavers; ++i) {
+    of(random_.Below(size)).leave_after = random_.Below(total + 1);
+  }
+}
+
+std::string World::Run() {
+  while (!events_.empty() && ledger_.ok()) {
+    const Event event = events_.top();
+    events_.pop();
+    now_us_ = event.at;
+    ++events_done_;
+    switch (event.what) {
+      case What::kSubmit: Submit(event.rank); break;
+      case What::kDeliver: Deliver(event.rank, event.from); break;
+      case What::kProgress: Progress(event.rank); break;
+    }
+  }
+  if (ledger_.ok()) ledger_.Finish();
+  if (ledger_.ok()) CheckMessageCounts();
+  return ledger_.violation();
+}
+
+void World::Schedule(What what, int rank, std::int64_t delay, int from) {
+  events_.push({now_us_ + delay, random_.Next(), what, rank, from});
+}
+
+void World::Submit(int rank) {
+  Rank& own = of(rank);
+  if (own.leaving || own.left_to_submit == 0) return;
+  const int total = workload_.names() * workload_.rounds();
+  if (own.leave_after >= 0 && total - own.left_to_submit >= own.leave_after) return Leave(rank);
+  const int name = ChooseName(rank);
+  if (name < 0) {
+    own.asleep = true;
+    return;
+  }
+  Request request = workload_.Ask(name, own.next_round[static_cast<std::size_t>(name)]++, rank);
+  --own.left_to_submit;
+  ledger_.Submitted(rank, request.name);
+  own.negotiator->Submit(std::move(request), At(now_us_));
+  if (own.negotiator->closed()) own.left_to_submit = 0;  // it is rejected, and nothing follows
+  WakeSubmitter(rank);
+  Schedule(What::kProgress, rank, random_.Below(own.think_us));
+}
+
+// Any name that is not pending, so that the ranks' orders have nothing in common.
+int World::ChooseName(int rank) {
+  const Rank& own = of(rank);
+  const int names = workload_.names();
+  const int first = random_.Below(names);
+  for (int i = 0; i < names; ++i) {
+    const int name = (first + i) % names;
+    const int round = own.next_round[static_cast<std::size_t>(name)];
+    const bool now = options_.lockstep ? round == own.round : round < workload_.rounds();
+    if (now && !ledger_.IsPending(rank, workload_.NameOf(name))) return name;
+  }
+  return -1;
+}
+
+void World::Leave(int rank) {
+  of(rank).leaving = true;
+  of(rank).negotiator->Leave();
+  Schedule(What::kProgress, rank, random_.Below(of(rank).think_us));
+}
+
+void World::Deliver(int rank, int from) {
+  Edge& edge = EdgeOf(from, rank);
+  ControlMessage message = std::move(edge.under_way.front());
+  edge.under_way.pop_front();
+  if (of(rank).gone) return;
+  if (random_.OneIn(kCodecOneIn)) {
+    std::vector<std::byte> frame;
+    if (!Encode(message, frame).ok()) ledger_.Violation("a message cannot be encoded");
+    Result<ControlMessage> decoded = Decode(frame);
+    if (!decoded || !(*decoded == message)) {
+      return ledger_.Violation("a message does not survive the codec");
+    }
+    message = std::move(*decoded);
+  }
+  of(rank).negotiator->Receive(from, std::move(message), At(now_us_));
+  if (of(rank).progress_due) return;
+  of(rank).progress_due = true;
+  Schedule(What::kProgress, rank, random_.OneIn(2) ? 0 : random_.Below(options_.max_delay_us));
+}
+
+void World::Progress(int rank) {
+  Rank& own = of(rank);
+  own.progress_due = false;
+  if (own.gone) return;
+  own.negotiator->Take(actions_);
+  Act(rank, actions_);
+  // As soon as its shutdown has taken effect, a rank's process ends.
+  if (own.leaving && own.negotiator->closed()) own.gone = true;
+}
+
+void World::Act(int rank, NegotiatorActions& actions) {
+  for (auto& outgoing : actions.send) Send(rank, outgoing);
+  for (const Response& response : actions.execute) ledger_.Executed(rank, response);
+  for (const auto& [name, status] : actions.reject) ledger_.Rejected(rank, name, status);
+  if (!actions.failure.ok()) {
+    ledger_.Violation(fmt::format("rank {} fails: {}", rank, actions.failure.ToString()));
+  }
+  Rank& own = of(rank);
+  if (!actions.execute.empty()) {
+    ledger_.Cached(rank, own.negotiator->agreement_count(), own.negotiator->cache());
+  }
+  const bool round_done = own.negotiator->pending_count() == 0 && ChooseName(rank) < 0;
+  if (options_.lockstep && round_done) ++own.round;
+  if (own.asleep) WakeSubmitter(rank);
+}
+
+void World::Send(int from, NegotiatorActions::Outgoing& outgoing) {
+  Edge& edge = EdgeOf(from, outgoing.neighbour);
+  edge.under_way.push_back(std::move(outgoing.message));
+  const std::int64_t arrival = now_us_ + random_.Below(edge.delay_us + 1);
+  edge.last_arrival = std::max(edge.last_arrival, arrival);
+  // Same time, same edge: a tie must not overtake, hence one microsecond more than the last.
+  Schedule(What::kDeliver, outgoing.neighbour, edge.last_arrival++ - now_us_, from);
+  ++of(from).sent;
+  ++messages_;
+}
+
+void World::WakeSubmitter(int rank) {
+  of(rank).asleep = false;
+  if (of(rank).left_to_submit > 0) {
+    Schedule(What::kSubmit, rank, random_.Below(of(rank).think_us + 1));
+  }
+}
+
+void World::CheckMessageCounts() {
+  const std::uint64_t rounds = static_cast<std::uint64_t>(workload_.names() * workload_.rounds());
+  for (int rank = 0; rank < options_.workload.size; ++rank) {
+    const auto children = static_cast<std::uint64_t>(
+        TreePosition::Of(rank, options_.workload.size, options_.fan_out).children.size());
+    const std::uint64_t most =
+        rounds * (1 + children) + static_cast<std::uint64_t>(options_.leavers) * (1 + children);
+    if (of(rank).sent > most) {
+      ledger_.Violation(fmt::format("rank {} has sent {} messages, at most {} are needed", rank,
+                                    of(rank).sent, most));
+    }
+  }
+}
+
+World::Edge& World::EdgeOf(int from, int to) {
+  const auto key = static_cast<std::uint64_t>(from) << 32 | static_cast<std::uint32_t>(to);
+  const auto [edge, first] = edges_.try_emplace(key);
+  if (first) edge->second.delay_us = random_.Between(1, options_.max_delay_us);
+  return edge->second;
+}
+
+}  // namespace hora::sim
