@@ -63,6 +63,7 @@ _ALLREDUCE = _core.ALLREDUCE
 _BROADCAST = _core.BROADCAST
 _AVERAGE = int(ReduceOp.AVERAGE)
 _SUM = int(ReduceOp.SUM)
+_OPS = frozenset(int(op) for op in ReduceOp)
 _claim_allreduce = ALLREDUCE.ring.claim
 _allreduce_names = ALLREDUCE.ring.names
 _claim_broadcast = BROADCAST.ring.claim
@@ -75,6 +76,8 @@ def _chosen(op: int | None, average: bool | None) -> int:
         return _AVERAGE if average is None or average else _SUM
     if average is not None:
         raise UsageError("give op or average, not both; average=False means op=Sum")
+    if op not in _OPS:
+        raise UsageError(f"op={op!r} is none of Average, Sum, Min, Max and Product")
     return op
 
 
@@ -92,8 +95,7 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     for Sum. Values are multiplied by ``prescale_factor`` before and by ``postscale_factor`` after
     it.
     """
-    if average is not None or op is None:
-        op = _chosen(op, average)
+    op = _AVERAGE if op is None and average is None else _chosen(op, average)
     if not is_plain(tensor, NUMBERS):
         terms = Terms(op, -1, prescale_factor, postscale_factor)
         start_in_place(ALLREDUCE, name, tensor, terms).wait()
@@ -117,8 +119,7 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
 
     The arguments are those of ``allreduce_``.
     """
-    if average is not None or op is None:
-        op = _chosen(op, average)
+    op = _AVERAGE if op is None and average is None else _chosen(op, average)
     if not is_plain(tensor, NUMBERS):
         terms = Terms(op, -1, prescale_factor, postscale_factor)
         return _result(start_out_of_place(ALLREDUCE, name, tensor, terms))

@@ -122,6 +122,12 @@ def test_average_and_op_together(hvd):
         hvd.allreduce_async_(torch.ones(1), average=False, op=hvd.Sum)
 
 
+@pytest.mark.parametrize("op", [2, 99, "sum"])
+def test_unknown_reduce_ops(hvd, op):
+    with pytest.raises(UsageError, match="none of Average"):
+        hvd.allreduce_(torch.ones(1), op=op)
+
+
 def test_average_false_means_sum(three, hvd):
     assert hvd.allreduce(torch.ones(1), False).item() == 3
     assert hvd.allreduce(torch.ones(1), True).item() == 1
