@@ -74,11 +74,13 @@ class Job:
         """Runs the job to its end and returns the launcher's exit code."""
         with reserve_port() as port:
             self._start_ranks(port.getsockname()[1])
+            self._screen.flush()
             while self._children_left and not self._abandoned:
                 self._turn()
         self._outputs.finish()
         self._report()
         self._escalation.plan(*[(self._spec.grace_s, Step.ABANDON)] * self._interrupted)
+        self._screen.flush()
         while self._screen.backlog_bytes and not self._abandoned:
             self._turn()
         return self._exit_code or 0
@@ -86,7 +88,6 @@ class Job:
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._escalation.seconds_left()):
             key.data()
-        self._outputs.throttle()
         step = self._escalation.take_due()
         if step is Step.TERMINATE:
             self._terminate()
@@ -94,6 +95,8 @@ class Job:
             self._kill()
         elif step is Step.ABANDON:
             self._abandoned = True
+        self._screen.flush()
+        self._outputs.throttle()
 
     # --- start -----------------------------------------------------------------------------------
 

@@ -43,12 +43,11 @@ class DescriptorWriter:
         return len(self._buffer)
 
     def write(self, data: bytes) -> None:
-        """Queues ``data``; after an error on the descriptor, drops it."""
+        """Queues ``data`` for the next ``pump``; after an error on the descriptor, drops it."""
         if not self._is_broken:
             self._buffer += data
-            self._pump()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         try:
             while self._buffer and self._poller.poll(0):
                 written = os.write(self._fd, self._buffer[: self._chunk])
@@ -61,7 +60,7 @@ class DescriptorWriter:
 
     def _wait_for_room(self, wait: bool) -> None:
         if wait and not self._is_waiting:
-            self._selector.register(self._fd, selectors.EVENT_WRITE, self._pump)
+            self._selector.register(self._fd, selectors.EVENT_WRITE, self.pump)
         elif self._is_waiting and not wait:
             self._selector.unregister(self._fd)
         self._is_waiting = wait
@@ -85,6 +84,11 @@ class Terminal:
     def backlog_bytes(self) -> int:
         """Accepted but not yet written, both descriptors."""
         return sum(writer.backlog_bytes for writer in self._writers.values())
+
+    def flush(self) -> None:
+        """Writes what can be written now, many lines at a time; called once per turn."""
+        for writer in self._writers.values():
+            writer.pump()
 
     def is_tty(self, fd: int) -> bool:
         """Whether ``fd`` (STDOUT or STDERR) is a terminal."""

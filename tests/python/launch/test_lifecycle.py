@@ -135,9 +135,13 @@ while True:
 
 
 def test_user_signals_reach_the_ranks_and_end_nothing(start):
-    code = (
-        "import signal; signal.signal(10, lambda *_: print('told')); print('ready'); signal.pause()"
-    )
+    code = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print("ready")
+signal.sigwait({signal.SIGUSR1})
+print("told")
+"""
     job = start("-np", "2", *python(code))
     job.wait_for(2, "ready")
     job.process.send_signal(signal.SIGUSR1)
