@@ -48,6 +48,7 @@ class DescriptorWriter:
             self._buffer += data
 
     def pump(self) -> None:
+        """Writes as much as the descriptor takes without blocking."""
         try:
             while self._buffer and self._poller.poll(0):
                 written = os.write(self._fd, self._buffer[: self._chunk])
