@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -16,15 +15,15 @@ namespace {
 
 constexpr std::size_t kAlignment = 4096;
 
-// One buffer per rank, page-aligned as in shared memory, filled with small numbers of `dtype`.
+// One buffer per rank, page-aligned as in shared memory. Zeros: a sum that stays what it is,
+// however often it is taken in place.
 class RankBuffers {
  public:
-  RankBuffers(DType dtype, int ranks, std::size_t bytes)
+  RankBuffers(int ranks, std::size_t bytes)
       : storage_(static_cast<std::size_t>(ranks) * (bytes + kAlignment) + kAlignment) {
     const auto address = reinterpret_cast<std::uintptr_t>(storage_.data());
     std::byte* next = storage_.data() + (kAlignment - address % kAlignment);
     for (int rank = 0; rank < ranks; ++rank, next += bytes + kAlignment) {
-      Fill(dtype, next, bytes);
       sources_.push_back(next);
       destinations_.push_back(next);
     }
@@ -34,12 +33,6 @@ class RankBuffers {
   const std::vector<std::byte*>& destinations() const { return destinations_; }
 
  private:
-  // Zero is a sum that stays what it is, however often the buffers are reduced in place.
-  static void Fill(DType dtype, std::byte* to, std::size_t bytes) {
-    benchmark::DoNotOptimize(dtype);
-    std::fill_n(to, bytes, std::byte{0});
-  }
-
   std::vector<std::byte> storage_;
   std::vector<const std::byte*> sources_;
   std::vector<std::byte*> destinations_;
@@ -48,7 +41,7 @@ class RankBuffers {
 void BenchmarkReduce(benchmark::State& state, CpuLevel level, const ReduceSpec& spec, int ranks,
                      std::size_t bytes) {
   SetCpuLevel(level);
-  const RankBuffers buffers(spec.dtype, ranks, bytes);
+  const RankBuffers buffers(ranks, bytes);
   for (auto _ : state) {
     Reduce(spec, buffers.sources(), buffers.destinations(), bytes / SizeOf(spec.dtype));
     benchmark::ClobberMemory();

@@ -1,5 +1,6 @@
-// Invariants. A broken one throws InvariantError, which the engine catches at the top of its progress
-// function and turns into a failed engine: every open handle gets the error, the process lives on.
+// Invariants. A broken one throws InvariantError, which the engine catches at the top of its
+// progress function and turns into a failed engine: every open handle gets the error, the process
+// lives on.
 #pragma once
 
 #include <source_location>
@@ -17,7 +18,8 @@ class InvariantError : public std::logic_error {
 
 inline void Check(bool holds, std::string_view what,
                   std::source_location where = std::source_location::current()) {
-  if (!holds) [[unlikely]] InvariantFailed(what, where);
+  if (!holds) [[unlikely]]
+    InvariantFailed(what, where);
 }
 
 }  // namespace hora

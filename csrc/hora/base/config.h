@@ -1,4 +1,5 @@
-// Every setting of the engine, read once from HORA_* variables. No other file reads the environment.
+// Every setting of the engine, read once from HORA_* variables. No other file reads the
+// environment.
 #pragma once
 
 #include <chrono>
@@ -15,14 +16,14 @@
 namespace hora {
 
 struct Config {
-  Duration stall_warning = std::chrono::seconds(10);   // HORA_STALL_WARNING_SECONDS
-  Duration stall_abort = std::chrono::seconds(300);    // HORA_STALL_ABORT_SECONDS
-  Duration start_timeout = std::chrono::seconds(30);   // HORA_START_TIMEOUT_SECONDS
-  std::size_t fusion_threshold_bytes = 128u << 20;     // HORA_FUSION_THRESHOLD_BYTES
-  std::size_t window_bytes = 256u << 10;               // HORA_WINDOW_BYTES: one shared window
-  std::uint32_t cache_capacity = 4096;                 // HORA_CACHE_CAPACITY: response-cache entries
-  int tree_fan_out = 8;                                // HORA_TREE_FAN_OUT
-  LogLevel log_level = LogLevel::kWarning;             // HORA_LOG_LEVEL
+  Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS
+  Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS
+  Duration start_timeout = std::chrono::seconds(30);  // HORA_START_TIMEOUT_SECONDS
+  std::size_t fusion_threshold_bytes = 128u << 20;    // HORA_FUSION_THRESHOLD_BYTES
+  std::size_t window_bytes = 256u << 10;              // HORA_WINDOW_BYTES: one shared window
+  std::uint32_t cache_capacity = 4096;                // HORA_CACHE_CAPACITY: response-cache entries
+  int tree_fan_out = 8;                               // HORA_TREE_FAN_OUT
+  LogLevel log_level = LogLevel::kWarning;            // HORA_LOG_LEVEL
 
   using Lookup = std::function<std::optional<std::string>(const char* name)>;
 

@@ -15,7 +15,8 @@ std::optional<LogLevel> ParseLogLevel(std::string_view name);
 void SetLogLevel(LogLevel level);
 bool LogEnabled(LogLevel level);
 
-// One write(2) per line, so that lines of several ranks never interleave. `rank` < 0: not known yet.
+// One write(2) per line, so that lines of several ranks never interleave. `rank` < 0: not known
+// yet.
 void Log(LogLevel level, int rank, std::string_view message);
 
 }  // namespace hora

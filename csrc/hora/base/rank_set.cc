@@ -87,8 +87,8 @@ std::string RankSet::ToString() const {
     last = first;
     while (last + 1 < all.size() && all[last + 1] == all[last] + 1) ++last;
     if (!text.empty()) text += ", ";
-    text += first == last ? fmt::format("{}", all[first])
-                          : fmt::format("{}-{}", all[first], all[last]);
+    text +=
+        first == last ? fmt::format("{}", all[first]) : fmt::format("{}-{}", all[first], all[last]);
   }
   return text.empty() ? "none" : text;
 }

@@ -12,7 +12,7 @@ class RankSet {
  public:
   RankSet() = default;
   static RankSet Of(int rank);
-  static RankSet AllOf(int size);                       // {0, …, size-1}
+  static RankSet AllOf(int size);  // {0, …, size-1}
   static RankSet FromWords(std::vector<std::uint64_t> words);
 
   void Add(int rank);
@@ -22,10 +22,10 @@ class RankSet {
   bool Contains(int rank) const;
   int count() const;
   bool empty() const { return words_.empty(); }
-  std::vector<int> ranks() const;                       // ascending
+  std::vector<int> ranks() const;                                     // ascending
   const std::vector<std::uint64_t>& words() const { return words_; }  // no trailing zero word
 
-  std::string ToString() const;                         // "0, 2-3", "none"
+  std::string ToString() const;  // "0, 2-3", "none"
 
   friend bool operator==(const RankSet&, const RankSet&) = default;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <tl/expected.hpp>
+
 #include <utility>
 
 #include "hora/base/status.h"
@@ -12,6 +13,8 @@ template <class T>
 using Result = tl::expected<T, Status>;
 
 // `return Fail(Error(StatusCode::kResource, "…"))` from a function that returns Result<T>.
-inline tl::unexpected<Status> Fail(Status status) { return tl::unexpected<Status>(std::move(status)); }
+inline tl::unexpected<Status> Fail(Status status) {
+  return tl::unexpected<Status>(std::move(status));
+}
 
 }  // namespace hora

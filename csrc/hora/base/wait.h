@@ -13,7 +13,7 @@
 namespace hora {
 
 struct WaitPolicy {
-  int spins = 2000;                                   // rounds of `pause` before yielding
+  int spins = 2000;                                     // rounds of `pause` before yielding
   Duration yield_for = std::chrono::microseconds(100);  // then sched_yield for this long
 
   static WaitPolicy For(int ranks_on_host, int usable_cores);

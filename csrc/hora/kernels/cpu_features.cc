@@ -46,10 +46,14 @@ void SetCpuLevel(CpuLevel level) {
 
 std::string_view ToString(CpuLevel level) {
   switch (level) {
-    case CpuLevel::kScalar: return "scalar";
-    case CpuLevel::kNeon: return "neon";
-    case CpuLevel::kAvx2: return "avx2";
-    case CpuLevel::kAvx512: return "avx512";
+    case CpuLevel::kScalar:
+      return "scalar";
+    case CpuLevel::kNeon:
+      return "neon";
+    case CpuLevel::kAvx2:
+      return "avx2";
+    case CpuLevel::kAvx512:
+      return "avx512";
   }
   return "unknown";
 }

@@ -12,22 +12,30 @@ namespace {
 const ReduceTable& ActiveTable() {
   switch (ActiveCpuLevel()) {
 #if defined(__x86_64__)
-    case CpuLevel::kAvx512: return Avx512ReduceTable();
-    case CpuLevel::kAvx2: return Avx2ReduceTable();
+    case CpuLevel::kAvx512:
+      return Avx512ReduceTable();
+    case CpuLevel::kAvx2:
+      return Avx2ReduceTable();
 #elif defined(__aarch64__)
-    case CpuLevel::kNeon: return NeonReduceTable();
+    case CpuLevel::kNeon:
+      return NeonReduceTable();
 #endif
-    default: return ScalarReduceTable();
+    default:
+      return ScalarReduceTable();
   }
 }
 
 Combine CombineOf(ReduceOp op) {
   switch (op) {
     case ReduceOp::kAverage:
-    case ReduceOp::kSum: return Combine::kSum;
-    case ReduceOp::kMin: return Combine::kMin;
-    case ReduceOp::kMax: return Combine::kMax;
-    case ReduceOp::kProduct: return Combine::kProduct;
+    case ReduceOp::kSum:
+      return Combine::kSum;
+    case ReduceOp::kMin:
+      return Combine::kMin;
+    case ReduceOp::kMax:
+      return Combine::kMax;
+    case ReduceOp::kProduct:
+      return Combine::kProduct;
   }
   InvariantFailed("a reduction is one of those that reduce_op.h lists",
                   std::source_location::current());

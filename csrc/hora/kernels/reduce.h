@@ -15,8 +15,10 @@ namespace hora {
 //   finish(y) = y · postscale;  kAverage divides by `divisor` first: floats multiply by
 //               postscale / divisor, integers divide exactly, truncating towards zero
 // 16-bit floats are widened to fp32, combined there, and rounded to nearest even once.
-// Integers wrap around. bool: sum and max are "or", min and product are "and"; kAverage is not defined.
-// min and max of floats propagate NaN.
+// Integers wrap around; scaled ones that leave their range become its nearest end.
+// bool: sum and max are "or", min and product are "and", scales are ignored; kAverage is not
+// defined. min and max of floats propagate NaN. A NaN result is the canonical quiet NaN, so that
+// its bits do not depend on the CPU; a single source without scales is copied as it is.
 struct ReduceSpec {
   DType dtype = DType::kFloat32;
   ReduceOp op = ReduceOp::kSum;
@@ -26,7 +28,8 @@ struct ReduceSpec {
 };
 
 // Every source holds `count` elements; each destination receives all of them. A destination may be
-// the same buffer as a source (but not overlap one partly). Any alignment. `dtype` must be reducible.
+// the same buffer as a source (but not overlap one partly). Any alignment. `dtype` must be
+// reducible.
 void Reduce(const ReduceSpec& spec, std::span<const std::byte* const> sources,
             std::span<std::byte* const> destinations, std::size_t count);
 

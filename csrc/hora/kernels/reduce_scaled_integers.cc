@@ -29,10 +29,14 @@ T Combined(Combine combine, T a, T b) {
   const auto x = static_cast<std::uint64_t>(a);
   const auto y = static_cast<std::uint64_t>(b);
   switch (combine) {
-    case Combine::kSum: return static_cast<T>(x + y);
-    case Combine::kMin: return a < b ? a : b;
-    case Combine::kMax: return a > b ? a : b;
-    case Combine::kProduct: return static_cast<T>(x * y);
+    case Combine::kSum:
+      return static_cast<T>(x + y);
+    case Combine::kMin:
+      return a < b ? a : b;
+    case Combine::kMax:
+      return a > b ? a : b;
+    case Combine::kProduct:
+      return static_cast<T>(x * y);
   }
   return a;
 }
@@ -67,15 +71,24 @@ void Run(Combine combine, const IntegerScale& scale, const ReduceCall& call) {
 void ReduceScaledIntegers(DType dtype, Combine combine, const IntegerScale& scale,
                           const ReduceCall& call) {
   switch (dtype) {
-    case DType::kUInt8: return Run<std::uint8_t>(combine, scale, call);
-    case DType::kInt8: return Run<std::int8_t>(combine, scale, call);
-    case DType::kUInt16: return Run<std::uint16_t>(combine, scale, call);
-    case DType::kInt16: return Run<std::int16_t>(combine, scale, call);
-    case DType::kUInt32: return Run<std::uint32_t>(combine, scale, call);
-    case DType::kInt32: return Run<std::int32_t>(combine, scale, call);
-    case DType::kUInt64: return Run<std::uint64_t>(combine, scale, call);
-    case DType::kInt64: return Run<std::int64_t>(combine, scale, call);
-    default: Check(false, "only integers are scaled as integers");
+    case DType::kUInt8:
+      return Run<std::uint8_t>(combine, scale, call);
+    case DType::kInt8:
+      return Run<std::int8_t>(combine, scale, call);
+    case DType::kUInt16:
+      return Run<std::uint16_t>(combine, scale, call);
+    case DType::kInt16:
+      return Run<std::int16_t>(combine, scale, call);
+    case DType::kUInt32:
+      return Run<std::uint32_t>(combine, scale, call);
+    case DType::kInt32:
+      return Run<std::int32_t>(combine, scale, call);
+    case DType::kUInt64:
+      return Run<std::uint64_t>(combine, scale, call);
+    case DType::kInt64:
+      return Run<std::int64_t>(combine, scale, call);
+    default:
+      Check(false, "only integers are scaled as integers");
   }
 }
 

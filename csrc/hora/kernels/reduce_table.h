@@ -1,4 +1,5 @@
-// How reduce.cc reaches the kernels: a table of functions per instruction set. Internal to kernels/.
+// How reduce.cc reaches the kernels: a table of functions per instruction set. Internal to
+// kernels/.
 //
 // No inline code in here: variants compiled for different CPUs include it, and a linker that keeps
 // one copy of an inline function may keep the one that the running CPU lacks.

@@ -18,7 +18,8 @@ class ByteStream {
   std::size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
 
-  // Copies stream bytes [offset, offset + to.size()) into `to`; the range must lie inside the stream.
+  // Copies stream bytes [offset, offset + to.size()) into `to`; the range must lie inside the
+  // stream.
   void Gather(std::size_t offset, std::span<std::byte> to);
   // Copies `from` over stream bytes [offset, offset + from.size()).
   void Scatter(std::size_t offset, std::span<const std::byte> from);

@@ -22,7 +22,7 @@ class Shape {
   std::int64_t num_elements() const;  // 64-bit; dims must be ≥ 0
 
   Shape WithFirstDim(std::int64_t first) const;  // needs rank ≥ 1
-  std::int64_t elements_per_row() const;         // product of all dims but the first; needs rank ≥ 1
+  std::int64_t elements_per_row() const;  // product of all dims but the first; needs rank ≥ 1
 
   std::string ToString() const;  // "[2, 3]"
 

@@ -9,14 +9,17 @@
 
 namespace hora {
 
-// A dense row-major tensor owned by somebody else, who keeps it alive and unmoved while the view is used.
+// A dense row-major tensor owned by somebody else, who keeps it alive and unmoved while the view is
+// used.
 struct TensorView {
   std::byte* data = nullptr;
   DType dtype = DType::kUInt8;
   Device device;
   Shape shape;
 
-  std::size_t nbytes() const { return static_cast<std::size_t>(shape.num_elements()) * SizeOf(dtype); }
+  std::size_t nbytes() const {
+    return static_cast<std::size_t>(shape.num_elements()) * SizeOf(dtype);
+  }
   std::span<std::byte> bytes() const { return {data, nbytes()}; }
 };
 

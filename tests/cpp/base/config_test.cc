@@ -1,0 +1,83 @@
+#include "hora/base/config.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+namespace hora {
+namespace {
+
+Result<Config> ConfigOf(const std::map<std::string, std::string>& variables) {
+  return Config::From([&](const char* name) -> std::optional<std::string> {
+    const auto found = variables.find(name);
+    return found == variables.end() ? std::nullopt : std::optional(found->second);
+  });
+}
+
+std::string ErrorOf(const std::map<std::string, std::string>& variables) {
+  const Result<Config> config = ConfigOf(variables);
+  if (config.has_value()) return "";
+  EXPECT_EQ(config.error().code(), StatusCode::kInvalidArgument);
+  return config.error().message();
+}
+
+TEST(Config, HasDefaults) {
+  const Result<Config> config = ConfigOf({});
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ(config->stall_warning, std::chrono::seconds(10));
+  EXPECT_EQ(config->stall_abort, std::chrono::seconds(300));
+  EXPECT_EQ(config->log_level, LogLevel::kWarning);
+}
+
+TEST(Config, ReadsEverySetting) {
+  const Result<Config> config = ConfigOf({{"HORA_STALL_WARNING_SECONDS", "0.25"},
+                                          {"HORA_STALL_ABORT_SECONDS", "2"},
+                                          {"HORA_START_TIMEOUT_SECONDS", "1e1"},
+                                          {"HORA_FUSION_THRESHOLD_BYTES", "0"},
+                                          {"HORA_WINDOW_BYTES", "8192"},
+                                          {"HORA_CACHE_CAPACITY", "7"},
+                                          {"HORA_TREE_FAN_OUT", "3"},
+                                          {"HORA_LOG_LEVEL", "debug"}});
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ(config->stall_warning, std::chrono::milliseconds(250));
+  EXPECT_EQ(config->stall_abort, std::chrono::seconds(2));
+  EXPECT_EQ(config->start_timeout, std::chrono::seconds(10));
+  EXPECT_EQ(config->fusion_threshold_bytes, 0u);
+  EXPECT_EQ(config->window_bytes, 8192u);
+  EXPECT_EQ(config->cache_capacity, 7u);
+  EXPECT_EQ(config->tree_fan_out, 3);
+  EXPECT_EQ(config->log_level, LogLevel::kDebug);
+}
+
+TEST(Config, NamesVariableValueAndRangeOfWhatItRejects) {
+  EXPECT_EQ(ErrorOf({{"HORA_TREE_FAN_OUT", "1"}}),
+            "HORA_TREE_FAN_OUT='1' is not an integer between 2 and 1024");
+  EXPECT_EQ(ErrorOf({{"HORA_STALL_ABORT_SECONDS", "soon"}}),
+            "HORA_STALL_ABORT_SECONDS='soon' is not a number of seconds between 0.01 and 604800");
+  EXPECT_EQ(ErrorOf({{"HORA_LOG_LEVEL", "loud"}}),
+            "HORA_LOG_LEVEL='loud' is not one of trace, debug, info, warning, error, off");
+}
+
+TEST(Config, RejectsNumbersThatAreNone) {
+  for (const char* value : {"", " 4", "4 ", "4x", "0x10", "3.5", "99999999999999999999", "-2"}) {
+    EXPECT_NE(ErrorOf({{"HORA_TREE_FAN_OUT", value}}), "") << "'" << value << "'";
+  }
+  for (const char* value : {"nan", "inf", "-1", "0", "1e999"}) {
+    EXPECT_NE(ErrorOf({{"HORA_STALL_WARNING_SECONDS", value}}), "") << "'" << value << "'";
+  }
+}
+
+TEST(Config, WindowsAreWholePages) {
+  EXPECT_EQ(ErrorOf({{"HORA_WINDOW_BYTES", "5000"}}),
+            "HORA_WINDOW_BYTES='5000' is not a multiple of 4096");
+}
+
+TEST(Config, ReportsTheFirstOfSeveralErrors) {
+  const std::string error =
+      ErrorOf({{"HORA_LOG_LEVEL", "loud"}, {"HORA_STALL_WARNING_SECONDS", "never"}});
+  EXPECT_EQ(error.rfind("HORA_STALL_WARNING_SECONDS", 0), 0u) << error;
+}
+
+}  // namespace
+}  // namespace hora
