@@ -35,7 +35,9 @@ void Normalise(OpParams& params) {
   }
 }
 
-Status Impossible(std::string_view what) { return Status(StatusCode::kInternal, std::string(what)); }
+Status Impossible(std::string_view what) {
+  return Status(StatusCode::kInternal, std::string(what));
+}
 
 }  // namespace
 
@@ -151,8 +153,8 @@ void Negotiator::On(int neighbour, hora::Leave leave, TimePoint) {
   }
   const auto contributor = static_cast<std::size_t>(ContributorOf(neighbour));
   if (!contributors_[contributor].Contains(leave.rank)) {
-    return Blame(neighbour, Impossible(fmt::format("rank {} has left, which is not below it",
-                                                   leave.rank)));
+    return Blame(neighbour,
+                 Impossible(fmt::format("rank {} has left, which is not below it", leave.rank)));
   }
   if (is_root()) return CloseBy(leave.rank);
   ReportReadiness();
@@ -187,8 +189,8 @@ Status Negotiator::CollectSlot(int contributor, int slot, std::uint64_t agreemen
     return CollectRequest(contributor, table_.Repeat(contributor, *evicted));
   }
   if (meaning == SlotHistory::Meaning::kNone || !cache_.Contains(slot)) {
-    return Impossible(fmt::format("cache slot {} holds nothing after {} agreements", slot,
-                                  agreements_seen));
+    return Impossible(
+        fmt::format("cache slot {} holds nothing after {} agreements", slot, agreements_seen));
   }
   if (table_.IsExpanded(slot)) {
     return table_.AddRequest(contributor, table_.Repeat(contributor, cache_.at(slot)));
@@ -270,8 +272,8 @@ Status Negotiator::Apply(Response& response) {
   }
   const int slot = cache_.Find(response.name);
   if (!table_.AgreeName(response.name, slot)) {
-    return Impossible(fmt::format("it agrees on {}, which was not reported ready",
-                                  Quoted(response.name)));
+    return Impossible(
+        fmt::format("it agrees on {}, which was not reported ready", Quoted(response.name)));
   }
   pending_.Erase(response.name, slot);
   stalls_.Agreed(response.name);
@@ -310,7 +312,8 @@ void Negotiator::CloseBy(int rank) {
   if (failed()) return;
   Broadcast(hora::Leave{rank}, true);
   closed_by_ = rank;
-  for (const auto* record = pending_.oldest(); record != nullptr; record = pending_.NewerThan(*record)) {
+  for (const auto* record = pending_.oldest(); record != nullptr;
+       record = pending_.NewerThan(*record)) {
     Reject(record->name, record->kind);
   }
   pending_.Clear();
@@ -322,12 +325,14 @@ void Negotiator::CloseBy(int rank) {
 void Negotiator::Reject(std::string name, OpKind kind) {
   Status status =
       closed_by_ == position_.rank
-          ? Error(StatusCode::kShutDown, "this rank has shut down while {} was waiting for other ranks",
+          ? Error(StatusCode::kShutDown,
+                  "this rank has shut down while {} was waiting for other ranks",
                   OpText(kind, name))
-          : Error(StatusCode::kShutDown,
-                  "rank {} has shut down while {} was waiting for it. Let every rank submit the same "
-                  "operations before it shuts down.",
-                  closed_by_, OpText(kind, name));
+          : Error(
+                StatusCode::kShutDown,
+                "rank {} has shut down while {} was waiting for it. Let every rank submit the same "
+                "operations before it shuts down.",
+                closed_by_, OpText(kind, name));
   actions_.reject.emplace_back(std::move(name), std::move(status));
 }
 

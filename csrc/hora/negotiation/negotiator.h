@@ -20,7 +20,7 @@ namespace hora {
 
 struct NegotiatorOptions {
   TreePosition position;
-  std::uint32_t cache_capacity = 4096;            // equal on all ranks
+  std::uint32_t cache_capacity = 4096;  // equal on all ranks
   Duration stall_warning = std::chrono::seconds(10);
   Duration stall_abort = std::chrono::seconds(300);
 };
@@ -28,15 +28,15 @@ struct NegotiatorOptions {
 // What the caller must do after feeding events, in this order: send, then execute, then log/fail.
 struct NegotiatorActions {
   struct Outgoing {
-    int neighbour = -1;         // parent or child rank
+    int neighbour = -1;  // parent or child rank
     ControlMessage message;
-    bool urgent = false;        // wake the neighbour even if it waits for nothing itself
+    bool urgent = false;  // wake the neighbour even if it waits for nothing itself
   };
   std::vector<Outgoing> send;
-  std::vector<Response> execute;            // agreed, in the order that is the same on every rank
-  std::vector<StallSummary> stalled;        // to be logged
+  std::vector<Response> execute;      // agreed, in the order that is the same on every rank
+  std::vector<StallSummary> stalled;  // to be logged
   std::vector<std::pair<std::string, Status>> reject;  // own pending names that can never be agreed
-  Status failure;                           // not OK: fail closed, nothing else will be agreed
+  Status failure;  // not OK: fail closed, nothing else will be agreed
 
   bool empty() const;
   void clear();
@@ -55,8 +55,8 @@ class Negotiator {
   Negotiator(const Negotiator&) = delete;
   Negotiator& operator=(const Negotiator&) = delete;
 
-  // This rank has submitted `request`; its name is not pending here (the queue checks that). It ends
-  // in `execute` or `reject`, unless everything ends in `failure`.
+  // This rank has submitted `request`; its name is not pending here (the queue checks that). It
+  // ends in `execute` or `reject`, unless everything ends in `failure`.
   void Submit(Request request, TimePoint now);
 
   // A message from the parent or a child.
@@ -76,15 +76,18 @@ class Negotiator {
   // This rank's engine cannot go on: all ranks fail with `status`.
   void Fail(Status status);
 
-  // Replaces the contents of `actions` by what the events since the last call require: one Readiness
-  // to the parent for all Submits, one Agreement to the children for all that became ready.
+  // Replaces the contents of `actions` by what the events since the last call require: one
+  // Readiness to the parent for all Submits, one Agreement to the children for all that became
+  // ready.
   void Take(NegotiatorActions& actions);
 
   // Names submitted here and not yet agreed.
   std::size_t pending_count() const { return pending_.size(); }
   std::size_t cached_count() const { return cache_.size(); }
   std::uint64_t agreement_count() const { return sequence_; }
-  const ResponseCache& cache() const { return cache_; }  // for tests: equal at equal agreement_count
+  const ResponseCache& cache() const {
+    return cache_;
+  }  // for tests: equal at equal agreement_count
 
  private:
   void On(int child, Readiness readiness, TimePoint now);
@@ -101,8 +104,8 @@ class Negotiator {
   Status CollectRequest(int contributor, SubtreeRequest request);
   Status CheckSubtree(int contributor, const SubtreeRequest& request) const;
 
-  void Decide();          // root: agree on all that is ready
-  void ReportReadiness(); // others: tell the parent
+  void Decide();           // root: agree on all that is ready
+  void ReportReadiness();  // others: tell the parent
   Status Apply(Agreement agreement);
   Status Apply(Response& response);
   void Remember(const Response& response);
@@ -126,7 +129,7 @@ class Negotiator {
   TreePosition position_;
   StallLimits limits_;
   std::vector<RankSet> contributors_;
-  std::vector<std::uint64_t> seen_by_;     // by contributor: agreements that it had seen last
+  std::vector<std::uint64_t> seen_by_;  // by contributor: agreements that it had seen last
   ReadinessTable table_;
   ResponseCache cache_;
   SlotHistory history_;
@@ -134,8 +137,8 @@ class Negotiator {
   StallDetector stalls_;
   std::vector<StallReport> stall_reports_;  // to the parent
   TimePoint next_reminder_ = TimePoint::max();
-  std::uint64_t sequence_ = 0;              // agreements applied
-  int closed_by_ = -1;                      // the rank that left
+  std::uint64_t sequence_ = 0;  // agreements applied
+  int closed_by_ = -1;          // the rank that left
   Status failure_;
   NegotiatorActions actions_;
 };

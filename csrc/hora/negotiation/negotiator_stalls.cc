@@ -12,9 +12,9 @@ void Negotiator::On(int child, StallReport report, TimePoint now) {
   RankSet outside = report.ranks;
   outside.Remove(contributors_[static_cast<std::size_t>(ContributorOf(child))]);
   if (!outside.empty()) {
-    return Blame(child, Status(StatusCode::kInternal,
-                               fmt::format("{} wait for {}, which are not below it",
-                                           RanksText(outside), Quoted(report.name))));
+    return Blame(
+        child, Status(StatusCode::kInternal, fmt::format("{} wait for {}, which are not below it",
+                                                         RanksText(outside), Quoted(report.name))));
   }
   HearStall(std::move(report), now);
 }
@@ -114,7 +114,8 @@ void Negotiator::AdvanceStalls(TimePoint now) {
     auto [step, probe, summary] =
         stalls_.Advance(name, table_.SubmittedRanks(name, slot), all, now);
     switch (step) {
-      case StallDetector::Step::kNothing: break;
+      case StallDetector::Step::kNothing:
+        break;
       case StallDetector::Step::kSummarise:
         Broadcast(summary, true);
         actions_.stalled.push_back(std::move(summary));

@@ -41,7 +41,8 @@ class PendingSubmissions {
   const Record* oldest() const { return At(oldest_); }
   const Record* NewerThan(const Record& record) const { return At(record.newer); }
 
-  // A mark that moves from the oldest to the newest: what is behind it has been reported as waiting.
+  // A mark that moves from the oldest to the newest: what is behind it has been reported as
+  // waiting.
   const Record* oldest_unreported() const { return At(unreported_); }
   void MarkReported() { unreported_ = records_[Index(unreported_)].newer; }
 

@@ -153,7 +153,8 @@ SlotSet ReadinessTable::TakeSlots() {
 std::vector<SubtreeRequest> ReadinessTable::TakeRequests(std::size_t max_bytes) {
   std::vector<SubtreeRequest> taken;
   std::size_t bytes = 0;
-  for (; taken.size() < ready_requests_.size() && bytes < max_bytes; bytes += WireBytes(taken.back())) {
+  for (; taken.size() < ready_requests_.size() && bytes < max_bytes;
+       bytes += WireBytes(taken.back())) {
     auto& [name, collected] = *ready_requests_[taken.size()];
     collected.stage = Stage::kTaken;
     // The order of arrival must not show.

@@ -13,11 +13,11 @@
 
 namespace hora {
 
-// A name goes collecting → ready (every contributor has it) → taken (told to the parent, or decided)
-// → agreed, and is then forgotten. Contributions of one name are either all bits of a cache slot or
-// all requests; Expand turns the first into the second. Contributor 0 is the node itself.
-// Owned by one negotiator; one thread at a time. A contribution that cannot be is refused with a
-// kInternal status and changes nothing that matters any more.
+// A name goes collecting → ready (every contributor has it) → taken (told to the parent, or
+// decided) → agreed, and is then forgotten. Contributions of one name are either all bits of a
+// cache slot or all requests; Expand turns the first into the second. Contributor 0 is the node
+// itself. Owned by one negotiator; one thread at a time. A contribution that cannot be is refused
+// with a kInternal status and changes nothing that matters any more.
 class ReadinessTable {
  public:
   explicit ReadinessTable(std::vector<RankSet> contributors);
@@ -67,8 +67,8 @@ class ReadinessTable {
   void DropSlot(int slot);
 
   std::vector<RankSet> contributors_;
-  std::vector<Words> slots_of_;      // by contributor; a bit stays until it is agreed
-  std::vector<std::uint32_t> count_; // by slot: contributors that have it
+  std::vector<Words> slots_of_;       // by contributor; a bit stays until it is agreed
+  std::vector<std::uint32_t> count_;  // by slot: contributors that have it
   Words ready_slots_;
   Words taken_slots_;
   Words expanded_;

@@ -16,7 +16,7 @@
 namespace hora {
 namespace {
 
-constexpr std::size_t kMaxGroups = 8;      // values listed per aspect
+constexpr std::size_t kMaxGroups = 8;  // values listed per aspect
 constexpr std::size_t kMaxValueText = 120;
 
 using Variants = std::span<const RequestVariant>;
@@ -49,7 +49,8 @@ constexpr std::array<Aspect, 9> kAspects = {{
     {"dtype", [](const OpParams& p) { return std::string(ToString(p.dtype)); }, nullptr},
     {"shape", [](const OpParams& p) { return p.shape.ToString(); }, IsNotAllgather},
     {"shape after the first dimension", TrailingShape, IsAllgather},
-    {"reduce op", [](const OpParams& p) { return std::string(ToString(p.reduce_op)); }, IsAllreduce},
+    {"reduce op", [](const OpParams& p) { return std::string(ToString(p.reduce_op)); },
+     IsAllreduce},
     {"root rank", [](const OpParams& p) { return fmt::format("{}", p.root_rank); }, IsBroadcast},
     {"prescale", [](const OpParams& p) { return fmt::format("{}", p.prescale); }, IsAllreduce},
     {"postscale", [](const OpParams& p) { return fmt::format("{}", p.postscale); }, IsAllreduce},
@@ -114,16 +115,19 @@ Status CheckAgreed(const std::string& name, const OpParams& params, int size) {
       break;
     case OpKind::kAllgather:
       if (params.shape.rank() < 1) {
-        return invalid("a tensor without dimensions cannot be gathered along the first one; "
-                       "reshape it to [1]");
+        return invalid(
+            "a tensor without dimensions cannot be gathered along the first one; "
+            "reshape it to [1]");
       }
       break;
     case OpKind::kBroadcast:
       if (params.root_rank < 0 || params.root_rank >= size) {
-        return invalid(fmt::format("root rank {} is not between 0 and {}", params.root_rank, size - 1));
+        return invalid(
+            fmt::format("root rank {} is not between 0 and {}", params.root_rank, size - 1));
       }
       break;
-    case OpKind::kBarrier: break;
+    case OpKind::kBarrier:
+      break;
   }
   return Status::Ok();
 }
@@ -133,10 +137,12 @@ Status CheckAgreed(const std::string& name, const OpParams& params, int size) {
 Status CheckRequest(const Request& request) {
   const OpParams& params = request.params;
   const auto invalid = [&](std::string_view problem) {
-    return Error(StatusCode::kInvalidArgument, "{}: {}", OpText(params.kind, request.name), problem);
+    return Error(StatusCode::kInvalidArgument, "{}: {}", OpText(params.kind, request.name),
+                 problem);
   };
   if (request.name.size() > kMaxNameBytes) {
-    return invalid(fmt::format("the name has {} bytes, at most {}", request.name.size(), kMaxNameBytes));
+    return invalid(
+        fmt::format("the name has {} bytes, at most {}", request.name.size(), kMaxNameBytes));
   }
   if (params.shape.dims().size() > kMaxDimensions) {
     return invalid(fmt::format("{} dimensions, at most {}", params.shape.rank(), kMaxDimensions));
@@ -164,8 +170,10 @@ Response Decide(SubtreeRequest request, int size) {
   std::int64_t total = 0;
   for (const RankRows& own : agreed.first_dims) {
     if (__builtin_add_overflow(total, own.rows, &total)) {
-      response.error = Error(StatusCode::kInvalidArgument, "{}: the sum of the first dimensions of {} "
-                             "ranks exceeds 2^63", OpText(agreed.params.kind, request.name), size);
+      response.error = Error(StatusCode::kInvalidArgument,
+                             "{}: the sum of the first dimensions of {} "
+                             "ranks exceeds 2^63",
+                             OpText(agreed.params.kind, request.name), size);
       response.first_dims.clear();
       return response;
     }
@@ -192,8 +200,8 @@ std::string MismatchText(const SubtreeRequest& request) {
     differences.push_back(fmt::format("on {}: {}", aspect.name, Listed(values, "; ")));
     names.emplace_back(aspect.name);
   }
-  const std::string what = same_kind ? OpText(variants.front().params.kind, request.name)
-                                     : Quoted(request.name);
+  const std::string what =
+      same_kind ? OpText(variants.front().params.kind, request.name) : Quoted(request.name);
   return fmt::format("{}: ranks disagree {}. Submit the same {} on every rank.", what,
                      Listed(differences, "; and "), Listed(names, " and "));
 }

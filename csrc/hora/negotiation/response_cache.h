@@ -57,7 +57,7 @@ class ResponseCache {
   void SetUsed(int slot, bool used);
 
   std::uint32_t capacity_;
-  std::deque<Entry> entries_;  // never moves: slots_ refers to the names in it
+  std::deque<Entry> entries_;        // never moves: slots_ refers to the names in it
   std::vector<std::uint64_t> used_;  // a bit per slot
   std::unordered_map<std::string_view, int> slots_;
   std::priority_queue<int, std::vector<int>, std::greater<>> free_;

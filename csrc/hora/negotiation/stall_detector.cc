@@ -87,8 +87,9 @@ std::string StallAbortText(const StallSummary& summary, std::size_t other_cases)
       OpText(summary.kind, summary.name), RanksText(summary.submitted),
       summary.submitted.count() == 1 ? "has" : "have", summary.waited_ms / 1000.0);
   if (other_cases > 0) text += fmt::format(" ({} more operations wait as well)", other_cases);
-  return text + ". Let every rank submit the same operations; if a rank may be this late, increase "
-                "HORA_STALL_ABORT_SECONDS or HORA_STALL_WARNING_SECONDS.";
+  return text +
+         ". Let every rank submit the same operations; if a rank may be this late, increase "
+         "HORA_STALL_ABORT_SECONDS or HORA_STALL_WARNING_SECONDS.";
 }
 
 }  // namespace hora

@@ -22,9 +22,9 @@ struct StallLimits {
 };
 
 // One case per stalled name: probing → (summary) → reported → confirming → abort. A case ends when
-// its name is agreed or nobody is missing. Counts answers to the current probe only: what crossed an
-// agreement of the same name speaks of a round that is over.
-// Owned by the root's negotiator; pure: the caller probes, sends and passes the time.
+// its name is agreed or nobody is missing. Counts answers to the current probe only: what crossed
+// an agreement of the same name speaks of a round that is over. Owned by the root's negotiator;
+// pure: the caller probes, sends and passes the time.
 class StallDetector {
  public:
   enum class Step : std::uint8_t { kNothing, kSummarise, kConfirm, kAbort };
@@ -34,7 +34,9 @@ class StallDetector {
   // Not empty: this opens a case, so probe all ranks for the name.
   std::optional<StallProbe> Hear(const StallReport& report, TimePoint now);
 
-  void Agreed(const std::string& name) { if (!cases_.empty()) cases_.erase(name); }
+  void Agreed(const std::string& name) {
+    if (!cases_.empty()) cases_.erase(name);
+  }
   void Clear() { cases_.clear(); }
   std::size_t size() const { return cases_.size(); }
 

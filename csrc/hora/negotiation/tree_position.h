@@ -11,8 +11,8 @@ namespace hora {
 struct TreePosition {
   int rank = 0;
   int size = 1;
-  int parent = -1;             // -1: the root
-  std::vector<int> children;   // ascending
+  int parent = -1;            // -1: the root
+  std::vector<int> children;  // ascending
   int fan_out = 8;
 
   bool is_root() const { return parent < 0; }

@@ -29,7 +29,8 @@ std::string OpText(OpKind kind, std::string_view name) {
 std::string RanksText(const RankSet& ranks) {
   const int count = ranks.count();
   const std::string text = ranks.ToString();
-  if (text.size() <= kMaxRanksText) return fmt::format("{} {}", count == 1 ? "rank" : "ranks", text);
+  if (text.size() <= kMaxRanksText)
+    return fmt::format("{} {}", count == 1 ? "rank" : "ranks", text);
   const std::size_t end = text.rfind(',', kMaxRanksText);
   return fmt::format("ranks {}, … ({} ranks)", text.substr(0, end), count);
 }

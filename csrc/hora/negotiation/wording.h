@@ -9,9 +9,9 @@
 
 namespace hora {
 
-std::string Shortened(std::string_view text, std::size_t max_bytes);   // ends in "…" when cut
-std::string Quoted(std::string_view name);                             // 'grad.w'
-std::string OpText(OpKind kind, std::string_view name);                // allreduce 'grad.w'
-std::string RanksText(const RankSet& ranks);                           // rank 1; ranks 0, 2-3
+std::string Shortened(std::string_view text, std::size_t max_bytes);  // ends in "…" when cut
+std::string Quoted(std::string_view name);                            // 'grad.w'
+std::string OpText(OpKind kind, std::string_view name);               // allreduce 'grad.w'
+std::string RanksText(const RankSet& ranks);                          // rank 1; ranks 0, 2-3
 
 }  // namespace hora

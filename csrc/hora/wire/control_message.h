@@ -19,30 +19,30 @@ using SlotSet = RankSet;  // the same thing: a bit per small non-negative number
 
 // Up: my whole subtree has submitted these.
 struct Readiness {
-  std::uint64_t agreements_seen = 0;       // how many agreements the sender had applied
-  SlotSet cached;                          // repeats of cached responses: one bit each
-  std::vector<SubtreeRequest> requests;    // the rest
+  std::uint64_t agreements_seen = 0;     // how many agreements the sender had applied
+  SlotSet cached;                        // repeats of cached responses: one bit each
+  std::vector<SubtreeRequest> requests;  // the rest
 
   friend bool operator==(const Readiness&, const Readiness&) = default;
 };
 
 // Down: the next things to do, in this order: `cached` ascending, then `responses`.
 struct Agreement {
-  std::uint64_t sequence = 0;              // 1, 2, 3, …
+  std::uint64_t sequence = 0;  // 1, 2, 3, …
   SlotSet cached;
   std::vector<Response> responses;
 
   friend bool operator==(const Agreement&, const Agreement&) = default;
 };
 
-// Up, at once: `ranks` have submitted `name` and wait for it; too long for their taste, or asked by a
-// probe.
+// Up, at once: `ranks` have submitted `name` and wait for it; too long for their taste, or asked by
+// a probe.
 struct StallReport {
   std::string name;
   OpKind kind = OpKind::kAllreduce;
   RankSet ranks;
-  std::uint32_t waited_ms = 0;             // the longest of them
-  std::uint32_t probe = 0;                 // that this answers; 0: none
+  std::uint32_t waited_ms = 0;  // the longest of them
+  std::uint32_t probe = 0;      // that this answers; 0: none
 
   friend bool operator==(const StallReport&, const StallReport&) = default;
 };
@@ -50,7 +50,7 @@ struct StallReport {
 // Down: whoever has submitted `name` says so by a StallReport.
 struct StallProbe {
   std::string name;
-  std::uint32_t probe = 0;                 // 1, 2, 3, …
+  std::uint32_t probe = 0;  // 1, 2, 3, …
 
   friend bool operator==(const StallProbe&, const StallProbe&) = default;
 };

@@ -85,7 +85,8 @@ class Reader {
       Fail("status code", fmt::format("is {}", from.code()));
       return {};
     }
-    return {static_cast<StatusCode>(from.code()), Text(from.message(), "message", kMaxMessageBytes)};
+    return {static_cast<StatusCode>(from.code()),
+            Text(from.message(), "message", kMaxMessageBytes)};
   }
 
   OpParams Params(const wire::OpScalars& from, const Vector<std::int64_t>* shape) {
@@ -173,7 +174,8 @@ class Reader {
   }
 
   void Fail(std::string_view field, std::string_view problem) {
-    if (status_.ok()) status_ = Error(StatusCode::kInternal, "malformed frame: {} {}", field, problem);
+    if (status_.ok())
+      status_ = Error(StatusCode::kInternal, "malformed frame: {} {}", field, problem);
   }
 
   std::size_t budget_;
@@ -182,14 +184,22 @@ class Reader {
 
 Result<ControlMessage> ReadBody(Reader& reader, const wire::Frame& frame) {
   switch (frame.body_type()) {
-    case wire::Body::Readiness: return reader.Read(*frame.body_as_Readiness());
-    case wire::Body::Agreement: return reader.Read(*frame.body_as_Agreement());
-    case wire::Body::StallReport: return reader.Read(*frame.body_as_StallReport());
-    case wire::Body::StallProbe: return reader.Read(*frame.body_as_StallProbe());
-    case wire::Body::StallSummary: return reader.Read(*frame.body_as_StallSummary());
-    case wire::Body::Leave: return reader.Read(*frame.body_as_Leave());
-    case wire::Body::Abort: return reader.Read(*frame.body_as_Abort());
-    case wire::Body::NONE: break;
+    case wire::Body::Readiness:
+      return reader.Read(*frame.body_as_Readiness());
+    case wire::Body::Agreement:
+      return reader.Read(*frame.body_as_Agreement());
+    case wire::Body::StallReport:
+      return reader.Read(*frame.body_as_StallReport());
+    case wire::Body::StallProbe:
+      return reader.Read(*frame.body_as_StallProbe());
+    case wire::Body::StallSummary:
+      return reader.Read(*frame.body_as_StallSummary());
+    case wire::Body::Leave:
+      return reader.Read(*frame.body_as_Leave());
+    case wire::Body::Abort:
+      return reader.Read(*frame.body_as_Abort());
+    case wire::Body::NONE:
+      break;
   }
   return Fail(Error(StatusCode::kInternal, "malformed frame: unknown message type {}",
                     static_cast<int>(frame.body_type())));

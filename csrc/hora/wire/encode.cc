@@ -31,11 +31,10 @@ Items<std::int64_t> Dims(FlatBufferBuilder& to, std::span<const std::int64_t> di
 }
 
 wire::OpScalars Scalars(const OpParams& params) {
-  return wire::OpScalars(static_cast<std::uint8_t>(params.kind),
-                         static_cast<std::uint8_t>(params.dtype),
-                         static_cast<std::uint8_t>(params.reduce_op),
-                         static_cast<std::uint8_t>(params.device.type), params.device.index,
-                         params.root_rank, params.prescale, params.postscale);
+  return wire::OpScalars(
+      static_cast<std::uint8_t>(params.kind), static_cast<std::uint8_t>(params.dtype),
+      static_cast<std::uint8_t>(params.reduce_op), static_cast<std::uint8_t>(params.device.type),
+      params.device.index, params.root_rank, params.prescale, params.postscale);
 }
 
 Offset<wire::Status> Write(FlatBufferBuilder& to, const Status& status) {
@@ -121,9 +120,8 @@ struct BodyWriter {
     const auto name = to.CreateString(summary.name);
     const auto submitted = Words(to, summary.submitted);
     const auto missing = Words(to, summary.missing);
-    const auto body =
-        wire::CreateStallSummary(to, name, static_cast<std::uint8_t>(summary.kind), submitted,
-                                 missing, summary.waited_ms);
+    const auto body = wire::CreateStallSummary(to, name, static_cast<std::uint8_t>(summary.kind),
+                                               submitted, missing, summary.waited_ms);
     return {wire::Body::StallSummary, body.Union()};
   }
 
@@ -151,8 +149,9 @@ Status Encode(const ControlMessage& message, std::vector<std::byte>& frame) {
   }
   if (size > kKeptBytes) builder.Reset();
   if (size > kMaxFrameBytes) {
-    return Error(StatusCode::kResource, "a control message of {} bytes or more exceeds the limit of {}",
-                 size, kMaxFrameBytes);
+    return Error(StatusCode::kResource,
+                 "a control message of {} bytes or more exceeds the limit of {}", size,
+                 kMaxFrameBytes);
   }
   return Status::Ok();
 }

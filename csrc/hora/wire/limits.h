@@ -5,10 +5,10 @@
 
 namespace hora {
 
-inline constexpr std::size_t kMaxFrameBytes = 64u << 20;   // of one encoded message
-inline constexpr std::size_t kMaxNameBytes = 4096;         // of a tensor
-inline constexpr std::size_t kMaxMessageBytes = 16384;     // of a Status; longer ones are cut
-inline constexpr std::size_t kMaxDimensions = 64;          // of a shape
-inline constexpr std::size_t kMaxSetWords = 16384;         // of a rank or slot set: 2^20 members
+inline constexpr std::size_t kMaxFrameBytes = 64u << 20;  // of one encoded message
+inline constexpr std::size_t kMaxNameBytes = 4096;        // of a tensor
+inline constexpr std::size_t kMaxMessageBytes = 16384;    // of a Status; longer ones are cut
+inline constexpr std::size_t kMaxDimensions = 64;         // of a shape
+inline constexpr std::size_t kMaxSetWords = 16384;        // of a rank or slot set: 2^20 members
 
 }  // namespace hora

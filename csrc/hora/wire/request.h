@@ -19,9 +19,9 @@ namespace hora {
 struct OpParams {
   OpKind kind = OpKind::kAllreduce;
   DType dtype = DType::kFloat32;
-  ReduceOp reduce_op = ReduceOp::kSum;   // allreduce
-  std::int32_t root_rank = -1;           // broadcast
-  double prescale = 1.0;                 // allreduce
+  ReduceOp reduce_op = ReduceOp::kSum;  // allreduce
+  std::int32_t root_rank = -1;          // broadcast
+  double prescale = 1.0;                // allreduce
   double postscale = 1.0;
   Device device;
   Shape shape;
@@ -33,7 +33,7 @@ struct OpParams {
 struct Request {
   std::string name;
   OpParams params;
-  std::int64_t first_dim = 0;            // allgather: rows that this rank contributes
+  std::int64_t first_dim = 0;  // allgather: rows that this rank contributes
 
   friend bool operator==(const Request&, const Request&) = default;
 };
@@ -49,7 +49,7 @@ struct RankRows {
 struct RequestVariant {
   OpParams params;
   RankSet ranks;
-  std::vector<RankRows> first_dims;      // allgather: one per rank in `ranks`, ascending; else empty
+  std::vector<RankRows> first_dims;  // allgather: one per rank in `ranks`, ascending; else empty
 
   friend bool operator==(const RequestVariant&, const RequestVariant&) = default;
 };

@@ -11,7 +11,8 @@
 namespace hora {
 
 // Carries everything that execution needs, so that the fusion plan and the backend choice are pure
-// functions of it. When `error` is set, the handle of `name` gets it on every rank and nothing runs.
+// functions of it. When `error` is set, the handle of `name` gets it on every rank and nothing
+// runs.
 struct Response {
   std::string name;
   OpParams params;

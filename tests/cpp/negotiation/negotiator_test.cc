@@ -75,7 +75,8 @@ TEST(Negotiator, AllgatherCarriesTheRowsOfEveryRankAndNoticesNewOnes) {
   tree.Settle();
   for (int rank = 0; rank < 5; ++rank) {
     ASSERT_EQ(tree.outcome(rank).executed.size(), 2u);
-    EXPECT_EQ(tree.outcome(rank).executed[1].first_dims, (std::vector<std::int64_t>{1, 2, 3, 9, 5}));
+    EXPECT_EQ(tree.outcome(rank).executed[1].first_dims,
+              (std::vector<std::int64_t>{1, 2, 3, 9, 5}));
   }
 }
 
@@ -89,9 +90,10 @@ TEST(Negotiator, AMismatchIsAnErrorOnEveryRankAndNothingElse) {
     for (int rank = 0; rank < 4; ++rank) {
       const Response& last = tree.outcome(rank).executed.back();
       EXPECT_EQ(last.error.code(), StatusCode::kMismatch);
-      EXPECT_EQ(last.error.message(),
-                "allreduce 'grad.w': ranks disagree on shape: ranks 0, 2-3: [2, 3]; rank 1: [3, 2]. "
-                "Submit the same shape on every rank.");
+      EXPECT_EQ(
+          last.error.message(),
+          "allreduce 'grad.w': ranks disagree on shape: ranks 0, 2-3: [2, 3]; rank 1: [3, 2]. "
+          "Submit the same shape on every rank.");
       EXPECT_TRUE(tree.outcome(rank).failure.ok());
       EXPECT_EQ(tree[rank].cached_count(), 0u);
       EXPECT_EQ(tree[rank].pending_count(), 0u);

@@ -40,16 +40,18 @@ void Ledger::Submitted(int rank, const std::string& name) {
 
 void Ledger::Executed(int rank, const Response& response) {
   if (of(rank).pending.erase(response.name) == 0) {
-    Violation(fmt::format("rank {} executes '{}', which is not pending there", rank, response.name));
+    Violation(
+        fmt::format("rank {} executes '{}', which is not pending there", rank, response.name));
   }
   const std::size_t index = of(rank).executed++;
   if (index == history_.size()) {
     history_.push_back(response);
     CheckExpected(response);
   } else if (!(history_[index] == response)) {
-    Violation(fmt::format("rank {} executes '{}' ({}) as number {}, where another rank has '{}' ({})",
-                          rank, response.name, response.error.ToString(), index,
-                          history_[index].name, history_[index].error.ToString()));
+    Violation(
+        fmt::format("rank {} executes '{}' ({}) as number {}, where another rank has '{}' ({})",
+                    rank, response.name, response.error.ToString(), index, history_[index].name,
+                    history_[index].error.ToString()));
   }
 }
 
@@ -85,7 +87,8 @@ void Ledger::Cached(int rank, std::uint64_t agreements, const ResponseCache& cac
   const std::uint64_t digest = DigestOf(cache);
   const auto [known, first] = caches_.emplace(agreements, digest);
   if (!first && known->second != digest) {
-    Violation(fmt::format("rank {} has another cache than others after {} agreements", rank, agreements));
+    Violation(
+        fmt::format("rank {} has another cache than others after {} agreements", rank, agreements));
   }
 }
 

@@ -49,8 +49,8 @@ class Ledger {
 
   const Workload& workload_;
   std::vector<PerRank> ranks_;
-  std::vector<Response> history_;             // as executed by whoever was first
-  std::vector<int> rounds_;                   // by name: how often it is in history_
+  std::vector<Response> history_;                  // as executed by whoever was first
+  std::vector<int> rounds_;                        // by name: how often it is in history_
   std::map<std::uint64_t, std::uint64_t> caches_;  // digest by number of agreements
   std::string violation_;
 };

@@ -22,12 +22,15 @@ Request Make(OpKind kind, int version) {
       params.reduce_op = version % 2 == 0 ? ReduceOp::kSum : ReduceOp::kAverage;
       params.prescale = 1.0 + version;
       break;
-    case OpKind::kAllgather: params.shape = {0, version + 1}; break;
+    case OpKind::kAllgather:
+      params.shape = {0, version + 1};
+      break;
     case OpKind::kBroadcast:
       params.shape = {version + 1};
       params.root_rank = version % 2;
       break;
-    case OpKind::kBarrier: break;
+    case OpKind::kBarrier:
+      break;
   }
   return request;
 }
@@ -48,7 +51,8 @@ Workload::Workload(WorkloadOptions options)
 int Workload::IndexOf(const std::string& name) const {
   constexpr std::size_t kPrefix = 6;  // "layer."
   int index = -1;
-  if (name.size() > kPrefix) std::from_chars(name.data() + kPrefix, name.data() + name.size(), index);
+  if (name.size() > kPrefix)
+    std::from_chars(name.data() + kPrefix, name.data() + name.size(), index);
   return index >= 0 && index < options_.names && NameOf(index) == name ? index : -1;
 }
 

@@ -14,9 +14,9 @@ struct WorkloadOptions {
   std::uint64_t seed = 0;
   int size = 2;
   int names = 4;
-  int rounds = 4;          // of every name
-  int change_one_in = 4;   // rounds in which all ranks change a name's parameters together
-  int disagree_one_in = 0; // rounds in which some ranks ask for something else; 0: never
+  int rounds = 4;           // of every name
+  int change_one_in = 4;    // rounds in which all ranks change a name's parameters together
+  int disagree_one_in = 0;  // rounds in which some ranks ask for something else; 0: never
 };
 
 // A pure function of its options: the checker knows what the ranks should have agreed.

@@ -30,7 +30,8 @@ WorldOptions WorldOptions::FromSeed(std::uint64_t seed, int max_size) {
   options.workload.change_one_in = random.Pick(std::array{0, 2, 5, 20});
   options.workload.disagree_one_in = random.Pick(std::array{0, 0, 3, 15});
   options.fan_out = random.Between(2, 16);
-  options.cache_capacity = static_cast<std::uint32_t>(random.Pick(std::array{0, 1, 2, 3, 4, 8, 64}));
+  options.cache_capacity =
+      static_cast<std::uint32_t>(random.Pick(std::array{0, 1, 2, 3, 4, 8, 64}));
   options.lockstep = random.OneIn(3);
   options.max_delay_us = random.Pick(std::array{1, 10, 100, 5000});
   options.max_think_us = random.Pick(std::array{1, 10, 100, 1000});
@@ -40,7 +41,8 @@ WorldOptions WorldOptions::FromSeed(std::uint64_t seed, int max_size) {
 
 std::string WorldOptions::ToString() const {
   return fmt::format(
-      "{} ranks, fan-out {}, cache of {}, {} names × {} rounds{}, change 1/{}, disagree 1/{}, delay "
+      "{} ranks, fan-out {}, cache of {}, {} names × {} rounds{}, change 1/{}, disagree 1/{}, "
+      "delay "
       "{} µs, think {} µs, {} leave",
       workload.size, fan_out, cache_capacity, workload.names, workload.rounds,
       lockstep ? " in lockstep" : "", workload.change_one_in, workload.disagree_one_in,
@@ -76,9 +78,15 @@ std::string World::Run() {
     now_us_ = event.at;
     ++events_done_;
     switch (event.what) {
-      case What::kSubmit: Submit(event.rank); break;
-      case What::kDeliver: Deliver(event.rank, event.from); break;
-      case What::kProgress: Progress(event.rank); break;
+      case What::kSubmit:
+        Submit(event.rank);
+        break;
+      case What::kDeliver:
+        Deliver(event.rank, event.from);
+        break;
+      case What::kProgress:
+        Progress(event.rank);
+        break;
     }
   }
   if (ledger_.ok()) ledger_.Finish();

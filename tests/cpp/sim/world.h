@@ -20,10 +20,10 @@ struct WorldOptions {
   WorkloadOptions workload;
   int fan_out = 2;
   std::uint32_t cache_capacity = 4;
-  bool lockstep = false;      // a rank begins round n+1 when it has finished round n, as in training
-  int max_delay_us = 100;     // of a message; each edge draws its own
-  int max_think_us = 50;      // between two submissions of a rank
-  int leavers = 0;            // ranks that shut down somewhere on the way
+  bool lockstep = false;   // a rank begins round n+1 when it has finished round n, as in training
+  int max_delay_us = 100;  // of a message; each edge draws its own
+  int max_think_us = 50;   // between two submissions of a rank
+  int leavers = 0;         // ranks that shut down somewhere on the way
 
   static WorldOptions FromSeed(std::uint64_t seed, int max_size);
   std::string ToString() const;
@@ -47,8 +47,8 @@ class World {
     std::int64_t at = 0;
     std::uint64_t tie = 0;  // events of the same time happen in random order
     What what = What::kSubmit;
-    int rank = 0;           // whom it happens to
-    int from = -1;          // kDeliver
+    int rank = 0;   // whom it happens to
+    int from = -1;  // kDeliver
 
     bool operator>(const Event& other) const {
       return at != other.at ? at > other.at : tie > other.tie;
@@ -59,10 +59,10 @@ class World {
     std::vector<int> next_round;  // by name
     int round = 0;                // lockstep: of all names
     int left_to_submit = 0;
-    int leave_after = -1;         // submissions; -1: stays
+    int leave_after = -1;  // submissions; -1: stays
     int think_us = 1;
     bool progress_due = false;
-    bool asleep = false;          // nothing can be submitted before something completes
+    bool asleep = false;  // nothing can be submitted before something completes
     bool leaving = false;
     bool gone = false;
     std::uint64_t sent = 0;
