@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Python tests against the installed package: on one process, then on 1, 2 and 4 ranks.
+# Python tests against the installed package: in one process, on 1, 2 and 4 ranks, whole jobs.
 #
 # A multi-rank run shows rank 0's own pytest output; when a rank fails, the end of every rank's.
 set -euo pipefail
@@ -53,3 +53,4 @@ run_here tests/python/integration
 for ranks in 1 2 4; do
   run_on_ranks "$ranks"
 done
+run_here tests/python/integration
