@@ -15,8 +15,9 @@ namespace hora {
 // streams are this rank's own memory. Sizes are 64-bit everywhere.
 struct CollectiveCall {
   OpParams params;
-  int size = 1;                               // ranks that take part
-  std::vector<std::uint64_t> bytes_per_rank;  // allgather: what each rank contributes; else one entry
+  int size = 1;  // ranks that take part
+  // allgather: what each rank contributes. Otherwise one entry.
+  std::vector<std::uint64_t> bytes_per_rank;
   // What this rank contributes. broadcast: used at the root only.
   ByteStream input;
   // allgather: one stream per source rank. Otherwise one. An output may be the very memory of the

@@ -16,8 +16,7 @@ std::vector<std::uint64_t> BytesPerRank(const Response& response, int size) {
   }
   Check(response.first_dims.size() == static_cast<std::size_t>(size),
         "an agreed allgather states the rows of every rank");
-  const std::uint64_t row =
-      static_cast<std::uint64_t>(params.shape.elements_per_row()) * element;
+  const std::uint64_t row = static_cast<std::uint64_t>(params.shape.elements_per_row()) * element;
   std::vector<std::uint64_t> bytes;
   bytes.reserve(response.first_dims.size());
   for (const std::int64_t rows : response.first_dims) {

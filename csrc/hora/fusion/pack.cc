@@ -43,8 +43,8 @@ std::vector<ByteStream> OutputStreams(const Batch& batch, std::span<const Respon
                                       std::span<const MemberBuffers> buffers, int size) {
   Check(batch.members.size() == buffers.size(), "a batch has one pair of buffers per member");
   const bool gathers = batch.params.kind == OpKind::kAllgather;
-  std::vector<std::vector<std::span<std::byte>>> segments(
-      gathers ? static_cast<std::size_t>(size) : 1u);
+  std::vector<std::vector<std::span<std::byte>>> segments(gathers ? static_cast<std::size_t>(size)
+                                                                  : 1u);
   for (auto& stream : segments) stream.reserve(buffers.size());
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     if (!gathers) {

@@ -29,12 +29,23 @@ Bytes RandomOperand(DType dtype, std::size_t elements, std::uint64_t seed) {
     const std::uint16_t half = FloatToHalf(value), bfloat = FloatToBFloat16(value);
     std::byte* const at = bytes.data() + i * SizeOf(dtype);
     switch (dtype) {
-      case DType::kFloat16: std::memcpy(at, &half, 2); break;
-      case DType::kBFloat16: std::memcpy(at, &bfloat, 2); break;
-      case DType::kFloat32: std::memcpy(at, &value, 4); break;
-      case DType::kFloat64: std::memcpy(at, &wide, 8); break;
-      case DType::kBool: *at &= std::byte{1}; break;
-      default: break;
+      case DType::kFloat16:
+        std::memcpy(at, &half, 2);
+        break;
+      case DType::kBFloat16:
+        std::memcpy(at, &bfloat, 2);
+        break;
+      case DType::kFloat32:
+        std::memcpy(at, &value, 4);
+        break;
+      case DType::kFloat64:
+        std::memcpy(at, &wide, 8);
+        break;
+      case DType::kBool:
+        *at &= std::byte{1};
+        break;
+      default:
+        break;
     }
   }
   return bytes;
@@ -73,8 +84,8 @@ void ExpectAllreduce(ShmGroup& group, const OpParams& params, std::size_t elemen
     // Differently cut than the input, so that pieces of both must be matched.
     Pieces out(Bytes(operands[rank].size()), pieces, element, seed + 1);
     const bool in_place = layout == Layout::kInPlace;
-    CollectiveCall call = AllreduceCall(params, group.size(), in.Stream(),
-                                        in_place ? in.Stream() : out.Stream());
+    CollectiveCall call =
+        AllreduceCall(params, group.size(), in.Stream(), in_place ? in.Stream() : out.Stream());
     Status status = backend.Execute(call);
     results[rank] = in_place ? in.Contents() : out.Contents();
     EXPECT_TRUE(in_place || in.Contents() == operands[rank]) << "the input changed";
@@ -105,8 +116,8 @@ TEST_P(ShmAllreduce, CrossesFromOnePhaseToTwoUnnoticed) {
   ShmGroup group(GetParam(), 256u << 10);
   for (const std::size_t limit : {16u << 10, 32u << 10, 64u << 10, 256u << 10}) {
     for (const std::size_t elements : {limit / 4 - 1, limit / 4, limit / 4 + 1}) {
-      ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kAverage), elements, Layout::kInPlace,
-                      elements);
+      ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kAverage), elements,
+                      Layout::kInPlace, elements);
     }
   }
 }
@@ -115,8 +126,8 @@ TEST_P(ShmAllreduce, ReducesEveryTypeByEveryOp) {
   ShmGroup group(GetParam(), 1024);
   std::uint64_t seed = 500;
   for (int type = 0; type < kDTypeCount; ++type) {
-    for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kAverage, ReduceOp::kMin, ReduceOp::kMax,
-                              ReduceOp::kProduct}) {
+    for (const ReduceOp op :
+         {ReduceOp::kSum, ReduceOp::kAverage, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kProduct}) {
       const OpParams params = Params(static_cast<DType>(type), op);
       if (!IsReducible(params.dtype)) continue;
       if (params.dtype == DType::kBool && op == ReduceOp::kAverage) continue;
@@ -130,8 +141,10 @@ TEST_P(ShmAllreduce, ScalesBeforeAndAfter) {
   ShmGroup group(GetParam(), 1024);
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt32}) {
     for (const std::size_t elements : {7u, 3000u}) {
-      ExpectAllreduce(group, Params(dtype, ReduceOp::kSum, 0.37, 1.9), elements, Layout::kInPlace, 9);
-      ExpectAllreduce(group, Params(dtype, ReduceOp::kAverage, 3, 0.1), elements, Layout::kWhole, 10);
+      ExpectAllreduce(group, Params(dtype, ReduceOp::kSum, 0.37, 1.9), elements, Layout::kInPlace,
+                      9);
+      ExpectAllreduce(group, Params(dtype, ReduceOp::kAverage, 3, 0.1), elements, Layout::kWhole,
+                      10);
     }
   }
 }

@@ -44,10 +44,21 @@ class MixedOps {
     for (int op = 0; op < ops && status.ok() && !testing::Test::HasFailure(); ++op) {
       for (auto pauses = delays_() % 6 == 0 ? delays_() % 40 : 0; pauses > 0; --pauses) YieldCore();
       switch (script_() % 8) {
-        case 0: case 1: case 2: status = Allreduce(op); break;
-        case 3: case 4: status = Broadcast(op); break;
-        case 5: case 6: status = Allgather(op); break;
-        default: status = Barrier();
+        case 0:
+        case 1:
+        case 2:
+          status = Allreduce(op);
+          break;
+        case 3:
+        case 4:
+          status = Broadcast(op);
+          break;
+        case 5:
+        case 6:
+          status = Allgather(op);
+          break;
+        default:
+          status = Barrier();
       }
     }
     return status;
@@ -123,7 +134,8 @@ TEST_P(ShmStress, TenThousandMixedOpsBackToBack) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, ShmStress, testing::Values(2, 3, 4), testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Ranks, ShmStress, testing::Values(2, 3, 4),
+                         testing::PrintToStringParamName());
 
 TEST(ShmBackendSupports, CpuTensorsAndWhatTheKernelsReduce) {
   ShmGroup group(1, 4096);

@@ -26,7 +26,8 @@ void ExpectAllgather(ShmGroup& group, const std::vector<std::size_t>& sizes, int
         AllgatherCall(in_place ? outputs[rank].Stream() : in.Stream(), std::move(streams));
     Status status = backend.Execute(call);
     for (std::size_t q = 0; q < sizes.size(); ++q) {
-      EXPECT_TRUE(outputs[q].Contents() == inputs[q]) << "rank " << rank << " has wrong bytes of " << q;
+      EXPECT_TRUE(outputs[q].Contents() == inputs[q])
+          << "rank " << rank << " has wrong bytes of " << q;
     }
     return status;
   });
@@ -38,8 +39,15 @@ TEST_P(ShmMoves, GathersUnevenParts) {
   for (int round = 0; round < 40; ++round) {
     std::vector<std::size_t> sizes(group.size());
     for (auto& bytes : sizes) {
-      const std::size_t around[] = {0,           1,           63,              kWindow - 1, kWindow,
-                                    kWindow + 1, 4 * kWindow, 9 * kWindow + 5, random() % 3000};
+      const std::size_t around[] = {0,
+                                    1,
+                                    63,
+                                    kWindow - 1,
+                                    kWindow,
+                                    kWindow + 1,
+                                    4 * kWindow,
+                                    9 * kWindow + 5,
+                                    random() % 3000};
       bytes = around[random() % std::size(around)];
     }
     ExpectAllgather(group, sizes, 1 + random() % 200, round % 2 == 0, round);
@@ -75,8 +83,9 @@ void ExpectBroadcast(ShmGroup& group, int root, std::size_t bytes, int pieces, b
 TEST_P(ShmMoves, BroadcastsFromEveryRoot) {
   ShmGroup group(GetParam(), kWindow);
   std::uint64_t seed = 0;
-  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{65}, kWindow - 1, kWindow,
-                                  kWindow + 1, 4 * kWindow, 5 * kWindow + 1, 23 * kWindow + 7}) {
+  for (const std::size_t bytes :
+       {std::size_t{0}, std::size_t{1}, std::size_t{65}, kWindow - 1, kWindow, kWindow + 1,
+        4 * kWindow, 5 * kWindow + 1, 23 * kWindow + 7}) {
     for (int root = 0; root < group.size(); ++root) {
       ExpectBroadcast(group, root, bytes, 1 + static_cast<int>(seed % 150), seed % 2 == 0, seed);
       ++seed;

@@ -65,7 +65,8 @@ class Pieces {
   Pieces(const Bytes& contents, int count, std::size_t element, std::uint64_t seed) {
     Random random(seed);
     std::vector<std::size_t> cuts{0, contents.size()};
-    for (int i = 1; i < count; ++i) cuts.push_back(random() % (contents.size() / element + 1) * element);
+    for (int i = 1; i < count; ++i)
+      cuts.push_back(random() % (contents.size() / element + 1) * element);
     std::sort(cuts.begin(), cuts.end());
     for (std::size_t i = 1; i < cuts.size(); ++i) {
       memory_.emplace_back(contents.begin() + static_cast<std::ptrdiff_t>(cuts[i - 1]),
@@ -101,7 +102,8 @@ inline std::vector<ByteStream> One(ByteStream stream) {
   return streams;
 }
 
-inline CollectiveCall AllreduceCall(const OpParams& params, int size, ByteStream in, ByteStream out) {
+inline CollectiveCall AllreduceCall(const OpParams& params, int size, ByteStream in,
+                                    ByteStream out) {
   CollectiveCall call;
   call.params = params;
   call.params.kind = OpKind::kAllreduce;

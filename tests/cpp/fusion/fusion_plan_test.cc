@@ -109,15 +109,20 @@ TEST(PlanFusion, CountsBeyond32Bits) {
 Response Random(std::mt19937_64& random) {
   Response response;
   switch (random() % 8) {
-    case 0: response = Barrier(); break;
-    case 1: response = Broadcast(random() % 40, DType(random() % 20), random() % kSize); break;
+    case 0:
+      response = Barrier();
+      break;
+    case 1:
+      response = Broadcast(random() % 40, DType(random() % 20), random() % kSize);
+      break;
     case 2: {
       std::vector<std::int64_t> rows(kSize);
       for (auto& count : rows) count = random() % 5;
       response = Gather(std::move(rows), random() % 6);
       break;
     }
-    default: response = Reduction(random() % 60, random() % 2 ? DType::kFloat32 : DType::kFloat64);
+    default:
+      response = Reduction(random() % 60, random() % 2 ? DType::kFloat32 : DType::kFloat64);
   }
   if (random() % 10 == 0) response.error = Status(StatusCode::kMismatch, "made up");
   response.name = std::to_string(random());

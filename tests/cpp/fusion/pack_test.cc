@@ -38,10 +38,9 @@ Response Gathered(std::vector<std::int64_t> rows, std::int64_t columns, DType dt
 TEST(Pack, StreamsFollowTheMembersInOrder) {
   auto in_a = Counting(3), in_b = Counting(0), in_c = Counting(2, 3);
   std::vector<std::byte> out_a(3), out_b(0), out_c(2);
-  const std::array<MemberBuffers, 3> buffers{
-      MemberBuffers{View(in_a, {3}), View(out_a, {3})},
-      MemberBuffers{View(in_b, {0}), View(out_b, {0})},
-      MemberBuffers{View(in_c, {2}), View(out_c, {2})}};
+  const std::array<MemberBuffers, 3> buffers{MemberBuffers{View(in_a, {3}), View(out_a, {3})},
+                                             MemberBuffers{View(in_b, {0}), View(out_b, {0})},
+                                             MemberBuffers{View(in_c, {2}), View(out_c, {2})}};
   ByteStream input = InputStream(buffers);
   EXPECT_EQ(Contents(input), Counting(5));
 

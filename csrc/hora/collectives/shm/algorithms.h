@@ -11,7 +11,7 @@
 
 namespace hora {
 
-// Operands and results of one reduction, by rank. Kept between calls, so that none of them allocates.
+// Operands and results of one reduction, by rank. Kept between calls: none of them allocates.
 struct ReducePointers {
   explicit ReducePointers(int size)
       : sources(static_cast<std::size_t>(size)), destinations(static_cast<std::size_t>(size)) {}
@@ -24,8 +24,8 @@ Status ShmAllreduce(StepWindows& windows, ReducePointers& pointers, CollectiveCa
 Status ShmAllgather(StepWindows& windows, CollectiveCall& call);
 Status ShmBroadcast(StepWindows& windows, CollectiveCall& call);
 
-// How `total` bytes are cut into steps: as few as possible, as even as possible. Chunks are multiples
-// of 64 bytes, hence of every element size.
+// How `total` bytes are cut into steps: as few as possible, as even as possible. Chunks are
+// multiples of 64 bytes, hence of every element size.
 struct Chunks {
   std::uint64_t count = 0;  // steps
   std::size_t bytes = 0;    // of every chunk but the last

@@ -11,12 +11,12 @@ class Allgather {
   Allgather(StepWindows& windows, CollectiveCall& call)
       : windows_(windows),
         call_(call),
-        longest_(Chunks::Of(*std::ranges::max_element(call.bytes_per_rank),
-                            windows.window_bytes())),
+        longest_(
+            Chunks::Of(*std::ranges::max_element(call.bytes_per_rank), windows.window_bytes())),
         first_(windows.Begin("allgather", longest_.count)) {}
 
   // Every rank says at every step that it has placed its part, even when it has nothing left: that
-  // releases the steps which it has read. Step k + 1 is placed after everything of step k - 1 is read.
+  // releases the steps which it has read. Step k + 1 is placed when all of step k - 1 is read.
   Status Run() {
     Status status;
     if (longest_.count > 0) status = Place(0);

@@ -9,7 +9,7 @@ namespace hora {
 namespace {
 
 // Up to here it costs less that every rank reduces everything than that all meet a second time.
-constexpr std::size_t kSmallBytes = 16u << 10;
+constexpr std::size_t kSmallBytes = 2u << 10;
 
 // A contiguous part of a chunk.
 struct Range {
@@ -68,6 +68,7 @@ class Allreduce {
     if (Status status = windows_.Acquire(step); !status.ok()) return status;
     input_.Gather(0, {windows_.Window(windows_.self(), step), total_});
     windows_.PublishCopied(step);
+    windows_.OwnLines(step + 1, total_);  // the next call is likely to be like this one
     if (Status status = windows_.AwaitCopied(step); !status.ok()) return status;
     std::size_t offset = 0;
     output_.ForEachPiece(0, total_, [&](std::span<std::byte> piece) {
@@ -83,9 +84,9 @@ class Allreduce {
   // were, so each cache line of a window travels between two cores only. Its own operand and result
   // never enter a window: they are read from the input and written to the output.
   //
-  // Chunk k + 1 is placed before chunk k is reduced and chunk k - 1 is copied out after it, so that a
-  // rank that is late by less than the work on a chunk keeps nobody waiting. Placing step k + 1 comes
-  // after reducing step k - 1, which is all that this rank does with the others' windows.
+  // Chunk k + 1 is placed before chunk k is reduced and chunk k - 1 is copied out after it, so that
+  // a rank that is late by less than the work on a chunk keeps nobody waiting. Placing step k + 1
+  // comes after reducing step k - 1, which is all that this rank does with the others' windows.
   Status Migratory() {
     chunks_ = Chunks::Of(total_, windows_.window_bytes());
     first_ = windows_.Begin("allreduce", chunks_.count);

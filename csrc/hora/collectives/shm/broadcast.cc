@@ -4,8 +4,8 @@
 namespace hora {
 namespace {
 
-// The root never looks at the others' windows, so it may place any step as soon as it may refill the
-// window.
+// The root never looks at the others' windows, so it may place any step as soon as it may refill
+// the window.
 Status Send(StepWindows& windows, CollectiveCall& call, const Chunks& chunks, std::uint64_t first) {
   for (std::uint64_t k = 0; k < chunks.count; ++k) {
     if (Status status = windows.Acquire(first + k); !status.ok()) return status;
@@ -24,8 +24,7 @@ Status Receive(StepWindows& windows, CollectiveCall& call, const Chunks& chunks,
   const int root = call.params.root_rank;
   for (std::uint64_t k = 0; k < chunks.count; ++k) {
     if (Status status = windows.AwaitCopied(root, first + k); !status.ok()) return status;
-    call.outputs[0].Scatter(chunks.Offset(k),
-                            {windows.Window(root, first + k), chunks.BytesAt(k)});
+    call.outputs[0].Scatter(chunks.Offset(k), {windows.Window(root, first + k), chunks.BytesAt(k)});
     windows.PublishReduced(first + k);
   }
   return Status::Ok();

@@ -23,7 +23,8 @@ void CheckCall(const CollectiveCall& call, const StepWindows& windows) {
   if (params.kind == OpKind::kAllgather) {
     return CheckAllgather(call, static_cast<std::size_t>(windows.self()));
   }
-  Check(call.bytes_per_rank.size() == 1 && call.outputs.size() == 1, "one total, one output stream");
+  Check(call.bytes_per_rank.size() == 1 && call.outputs.size() == 1,
+        "one total, one output stream");
   const std::uint64_t total = call.bytes_per_rank[0];
   Check(call.outputs[0].size() == total, "the output has the agreed size");
   if (params.kind == OpKind::kBroadcast) {
@@ -38,10 +39,14 @@ void CheckCall(const CollectiveCall& call, const StepWindows& windows) {
 
 Status Run(StepWindows& windows, ReducePointers& pointers, CollectiveCall& call) {
   switch (call.params.kind) {
-    case OpKind::kAllreduce: return ShmAllreduce(windows, pointers, call);
-    case OpKind::kAllgather: return ShmAllgather(windows, call);
-    case OpKind::kBroadcast: return ShmBroadcast(windows, call);
-    case OpKind::kBarrier: return Status::Ok();  // to have agreed on it is the barrier
+    case OpKind::kAllreduce:
+      return ShmAllreduce(windows, pointers, call);
+    case OpKind::kAllgather:
+      return ShmAllgather(windows, call);
+    case OpKind::kBroadcast:
+      return ShmBroadcast(windows, call);
+    case OpKind::kBarrier:
+      return Status::Ok();  // to have agreed on it is the barrier
   }
   return Status::Ok();
 }

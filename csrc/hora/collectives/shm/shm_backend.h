@@ -24,8 +24,8 @@ struct ShmBackendOptions {
 // for itself, without the second phase. Steps are numbered through the life of the board; a window
 // is refilled only when every rank is past the step that used it before.
 //
-// Shares the board. One thread at a time; Execute blocks as its base says. After a failure the steps
-// of the ranks no longer match, so every later call returns the same status.
+// Shares the board. One thread at a time; Execute blocks as its base says. After a failure the
+// steps of the ranks no longer match, so every later call returns the same status.
 class ShmBackend final : public CollectiveBackend {
  public:
   ShmBackend(std::shared_ptr<Board> board, const ShmBackendOptions& options);

@@ -14,7 +14,7 @@
 namespace hora {
 
 // Collectives run in steps. Steps are numbered through the life of the board, all ranks number them
-// alike, and step s uses window s % kWindowsPerRank of each rank. Every rank publishes two counters:
+// alike, and step s uses window s % kWindowsPerRank of each rank. Each rank publishes two counters:
 //   copied = c   its windows of all steps before c hold what it had to put there;
 //   reduced = c  it is done with the *other* ranks' windows of all steps before c.
 //
@@ -28,8 +28,8 @@ namespace hora {
 // Each algorithm states how it keeps the sentence after "because"; it then also holds across calls,
 // as no rank starts a call before it is done with the one before.
 //
-// No deadlock: releasing step t needs all to have placed t; placing t + 1 needs all to have released
-// t - 3. Both look to smaller numbers only.
+// No deadlock: releasing step t needs all to have placed t; placing t + 1 needs all to have
+// released t - 3. Both look to smaller numbers only.
 //
 // One thread at a time. The Await and Acquire calls block, at most `patience` each; they fail with
 // the cause of an abort, or with kStalled naming the ranks that lag.
@@ -48,7 +48,11 @@ class StepWindows {
 
   std::byte* Window(int rank, std::uint64_t step) const;
 
-  Status Acquire(std::uint64_t step);     // until this rank may refill its window
+  Status Acquire(std::uint64_t step);  // until this rank may refill its window
+  // A hint, worth giving before a wait: fetches the first `bytes` of this rank's window for
+  // writing. Readers left their copies of these lines in other caches, and taking them back is what
+  // a short copy-in spends its time on.
+  void OwnLines(std::uint64_t step, std::size_t bytes) const;
   void PublishCopied(std::uint64_t step);  // placed its part of `step`
   void PublishReduced(std::uint64_t step);
   Status AwaitCopied(std::uint64_t step);  // by all
