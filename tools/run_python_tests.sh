@@ -49,7 +49,6 @@ rank_log() { cat "$1/rank.$2/stdout"; }
 
 run_here tests/python/unit
 run_here tests/python/launch
-run_here tests/python/integration
 for ranks in 1 2 4; do
   run_on_ranks "$ranks"
 done
