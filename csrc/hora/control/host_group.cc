@@ -51,9 +51,8 @@ Status CheckOptions(const HostGroupOptions& options) {
 }
 
 Result<HostGroup> FormAlone(const HostGroupOptions& options) {
-  Result<std::shared_ptr<Board>> board = Board::Create({.size = 1,
-                                                        .window_bytes = options.tunables.window_bytes,
-                                                        .generation = NextGeneration()});
+  Result<std::shared_ptr<Board>> board = Board::Create(
+      {.size = 1, .window_bytes = options.tunables.window_bytes, .generation = NextGeneration()});
   if (!board) return Fail(std::move(board.error()));
   return HostGroup{.board = std::move(*board), .tunables = options.tunables, .peers = {}};
 }
@@ -63,8 +62,8 @@ Result<HostGroup> FormAlone(const HostGroupOptions& options) {
 Result<HostGroup> FormHostGroup(const HostGroupOptions& options) {
   if (Status status = CheckOptions(options); !status.ok()) return Fail(std::move(status));
   if (options.size == 1) return FormAlone(options);
-  const TimePoint deadline =
-      SteadyClock::Instance().Now() + std::clamp(options.timeout, Duration::zero(), kLongestTimeout);
+  const TimePoint deadline = SteadyClock::Instance().Now() +
+                             std::clamp(options.timeout, Duration::zero(), kLongestTimeout);
   if (options.rank != 0) return JoinRendezvous(options, deadline);
   // A connection that is gone again between poll and accept must not block.
   fcntl(options.listen_fd, F_SETFL, fcntl(options.listen_fd, F_GETFL) | O_NONBLOCK);

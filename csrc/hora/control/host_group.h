@@ -21,10 +21,10 @@ using JobKey = std::array<std::byte, 32>;
 struct HostGroupOptions {
   int rank = 0;
   int size = 1;
-  std::string rendezvous;        // abstract Unix-socket name, without the leading NUL; size > 1 only
-  JobKey key{};                  // proves membership of this job; never logged
-  int listen_fd = -1;            // rank 0: the listening socket behind `rendezvous`; stays the caller's
-  Tunables tunables;             // rank 0's are used by all
+  std::string rendezvous;  // abstract Unix-socket name, without the leading NUL; size > 1 only
+  JobKey key{};            // proves membership of this job; never logged
+  int listen_fd = -1;      // rank 0: the listening socket behind `rendezvous`; stays the caller's
+  Tunables tunables;       // rank 0's are used by all
   Duration timeout = std::chrono::seconds(30);
 };
 
@@ -32,7 +32,7 @@ struct HostGroupOptions {
 struct PeerSocket {
   int rank = -1;
   int pid = 0;
-  int fd = -1;                   // owned by whoever holds the group
+  int fd = -1;  // owned by whoever holds the group
 };
 
 struct HostGroup {
@@ -42,10 +42,11 @@ struct HostGroup {
 };
 
 // Blocks until all ranks have the board, or the timeout. Errors say which ranks are there and which
-// are missing ("have 0, 1, 3; missing 2"), who claims the same rank, who is of another version or job.
-// May be retried after a failure: stale connections of an earlier attempt are recognised by their
-// hang-up and dropped. Nothing is parsed before the fixed-size hello has proved the key; peers must
-// run as the same user. The generation that rank 0 hands out grows with every group that it forms.
+// are missing ("have 0, 1, 3; missing 2"), who claims the same rank, who is of another version or
+// job. May be retried after a failure: stale connections of an earlier attempt are recognised by
+// their hang-up and dropped. Nothing is parsed before the fixed-size hello has proved the key;
+// peers must run as the same user. The generation that rank 0 hands out grows with every group that
+// it forms.
 Result<HostGroup> FormHostGroup(const HostGroupOptions& options);
 
 }  // namespace hora

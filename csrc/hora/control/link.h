@@ -14,8 +14,8 @@ class Link {
  public:
   virtual ~Link() = default;
 
-  // Takes a copy. What does not fit into the transport now is kept and moved by later calls of Flush.
-  // `urgent` wakes the neighbour even when it waits for nothing.
+  // Takes a copy. What does not fit into the transport now is kept and moved by later calls of
+  // Flush. `urgent` wakes the neighbour even when it waits for nothing.
   virtual Status Send(std::span<const std::byte> frame, bool urgent) = 0;
 
   // Moves kept bytes; true when nothing is left.
@@ -24,8 +24,8 @@ class Link {
   // The next complete frame, or false. Replaces the contents of `frame`.
   virtual bool Receive(std::vector<std::byte>& frame) = 0;
 
-  // True when Receive may give something or Flush may move something. Cheap: polled by waiters, on any
-  // thread, also while another one uses the link.
+  // True when Receive may give something or Flush may move something. Cheap: polled by waiters, on
+  // any thread, also while another one uses the link.
   virtual bool NeedsAttention() const = 0;
 
   // Not OK: the neighbour broke the framing; nothing more will be received.

@@ -73,7 +73,9 @@ void Liveness::Watch(const std::stop_token& stop) try {
   watched.push_back({stop_fd_, POLLIN, 0});
   while (!stop.stop_requested()) {
     const int events = poll(watched.data(), watched.size(), kLongestSleepMs);
-    if (events < 0 && errno != EINTR) throw std::system_error(errno, std::generic_category(), "poll");
+    if (events < 0 && errno != EINTR) {
+      throw std::system_error(errno, std::generic_category(), "poll");
+    }
     if (events <= 0) continue;
     for (std::size_t i = 0; i < peers_.size(); ++i) {
       // poll ignores negative descriptors.
@@ -93,15 +95,17 @@ bool Liveness::StillThere(const PeerSocket& peer) {
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
   if (got == 1 && said == kGoodbye) return false;
   if (got == 1) {
-    board_->Abort(peer.rank, Error(StatusCode::kInternal,
-                                   "rank {} (pid {}) sent byte {:#04x} where only a goodbye is allowed",
-                                   peer.rank, peer.pid, static_cast<unsigned char>(said)));
+    board_->Abort(peer.rank,
+                  Error(StatusCode::kInternal,
+                        "rank {} (pid {}) sent byte {:#04x} where only a goodbye is allowed",
+                        peer.rank, peer.pid, static_cast<unsigned char>(said)));
     return false;
   }
-  board_->Abort(peer.rank, Error(StatusCode::kPeerFailed,
-                                 "rank {} (pid {}) died: its connection ended without a goodbye; see "
-                                 "its output for the reason",
-                                 peer.rank, peer.pid));
+  board_->Abort(peer.rank,
+                Error(StatusCode::kPeerFailed,
+                      "rank {} (pid {}) died: its connection ended without a goodbye; see "
+                      "its output for the reason",
+                      peer.rank, peer.pid));
   return false;
 }
 

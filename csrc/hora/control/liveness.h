@@ -11,9 +11,9 @@
 
 namespace hora {
 
-// Owns the peer sockets and one thread. When a peer's socket ends without a goodbye, aborts the board
-// with kPeerFailed naming the rank and its pid, within milliseconds of the death. A failure to watch
-// (no thread, no memory) aborts the board as well: a group without a watch would hang.
+// Owns the peer sockets and one thread. When a peer's socket ends without a goodbye, aborts the
+// board with kPeerFailed naming the rank and its pid, within milliseconds of the death. A failure
+// to watch (no thread, no memory) aborts the board as well: a group without a watch would hang.
 class Liveness {
  public:
   Liveness(int rank, std::vector<PeerSocket> peers, std::shared_ptr<Board> board);

@@ -30,7 +30,7 @@ class RendezvousClient {
 
  private:
   Status Connect();
-  Status Introduce();
+  void Introduce();
   Status Receive(Notice& notice);  // refusals and hang-ups are errors
   Result<std::shared_ptr<Board>> AttachBoard(const Notice& welcome);
   Status NoAnswer() const;
@@ -43,11 +43,10 @@ class RendezvousClient {
 };
 
 Result<HostGroup> RendezvousClient::Join() {
-  Status status = Connect();
-  if (status.ok()) status = Introduce();
+  if (Status status = Connect(); !status.ok()) return Fail(std::move(status));
+  Introduce();
   Notice welcome;
-  if (status.ok()) status = Receive(welcome);
-  if (!status.ok()) return Fail(std::move(status));
+  if (Status status = Receive(welcome); !status.ok()) return Fail(std::move(status));
   server_pid_ = welcome.pid;
   Result<std::shared_ptr<Board>> board = AttachBoard(welcome);
   if (!board) {
@@ -58,7 +57,7 @@ Result<HostGroup> RendezvousClient::Join() {
   Notice go;
   // When this cannot be sent, rank 0 has hung up, and may have said why.
   [[maybe_unused]] const Status told = SendMessage(fd_.get(), Notice{.kind = NoticeKind::kReady});
-  status = Receive(go);
+  Status status = Receive(go);
   if (status.ok() && go.kind != NoticeKind::kGo) {
     status = Error(StatusCode::kInternal, "rank 0 (pid {}) broke the rendezvous: message {}",
                    server_pid_, static_cast<unsigned>(go.kind));
@@ -94,15 +93,16 @@ Status RendezvousClient::Connect() {
     backoff_ms = std::min(2 * backoff_ms, kLastBackoffMs);
   }
   if (!IdentityOf(fd_.get()).same_user) {
-    return Error(StatusCode::kPeerFailed,
-                 "rank {}: '{}' belongs to a process of another user, not to rank 0; all ranks of a job "
-                 "must run as one user",
-                 options_.rank, options_.rendezvous);
+    return Error(
+        StatusCode::kPeerFailed,
+        "rank {}: '{}' belongs to a process of another user, not to rank 0; all ranks of a job "
+        "must run as one user",
+        options_.rank, options_.rendezvous);
   }
   return Status::Ok();
 }
 
-Status RendezvousClient::Introduce() {
+void RendezvousClient::Introduce() {
   Hello hello;
   hello.key = options_.key;
   hello.rank = options_.rank;
@@ -111,7 +111,6 @@ Status RendezvousClient::Introduce() {
   // A failure means that the other side has hung up, which Receive reports.
   [[maybe_unused]] const Status told = SendMessage(fd_.get(), hello);
   explicit_bzero(&hello, sizeof(hello));
-  return Status::Ok();
 }
 
 Status RendezvousClient::Receive(Notice& notice) {
@@ -120,15 +119,17 @@ Status RendezvousClient::Receive(Notice& notice) {
     const Progress progress = reader_.Read(fd_.get(), into);
     if (progress == Progress::kComplete) break;
     if (progress == Progress::kClosed && server_pid_ == 0) {
-      return Error(StatusCode::kPeerFailed,
-                   "rank 0 at '{}' hung up on rank {} without an answer: it has ended, or the two have "
-                   "the keys of different jobs",
-                   options_.rendezvous, options_.rank);
+      return Error(
+          StatusCode::kPeerFailed,
+          "rank 0 at '{}' hung up on rank {} without an answer: it has ended, or the two have "
+          "the keys of different jobs",
+          options_.rendezvous, options_.rank);
     }
     if (progress == Progress::kClosed) {
-      return Error(StatusCode::kPeerFailed,
-                   "rank 0 (pid {}) hung up before all ranks were there: see its output for the reason",
-                   server_pid_);
+      return Error(
+          StatusCode::kPeerFailed,
+          "rank 0 (pid {}) hung up before all ranks were there: see its output for the reason",
+          server_pid_);
     }
     if (!PollUntil(fd_.get(), POLLIN, deadline_)) return NoAnswer();
   }
@@ -146,7 +147,8 @@ Result<std::shared_ptr<Board>> RendezvousClient::AttachBoard(const Notice& welco
   if (!passed.valid()) {
     return Fail(Error(StatusCode::kResource,
                       "rank {} (pid {}): the board's descriptor did not arrive{}", options_.rank,
-                      getpid(), reader_.descriptor_lost() ? ": too many open files (ulimit -n)" : ""));
+                      getpid(),
+                      reader_.descriptor_lost() ? ": too many open files (ulimit -n)" : ""));
   }
   return Board::Attach(passed.Release(), {.size = options_.size,
                                           .window_bytes = welcome.tunables.window_bytes,
@@ -156,13 +158,14 @@ Result<std::shared_ptr<Board>> RendezvousClient::AttachBoard(const Notice& welco
 Status RendezvousClient::NoAnswer() const {
   const double seconds = std::chrono::duration<double>(options_.timeout).count();
   if (server_pid_ != 0) {
-    return Error(StatusCode::kTimeout,
-                 "rank {}: rank 0 (pid {}) still waits for other ranks after {:g} s: see its output",
-                 options_.rank, server_pid_, seconds);
+    return Error(
+        StatusCode::kTimeout,
+        "rank {}: rank 0 (pid {}) still waits for other ranks after {:g} s: see its output",
+        options_.rank, server_pid_, seconds);
   }
   return Error(StatusCode::kTimeout,
-               "rank {}: rank 0 did not answer at '{}' within {:g} s: is it running?", options_.rank,
-               options_.rendezvous, seconds);
+               "rank {}: rank 0 did not answer at '{}' within {:g} s: is it running?",
+               options_.rank, options_.rendezvous, seconds);
 }
 
 }  // namespace

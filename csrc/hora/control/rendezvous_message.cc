@@ -94,9 +94,10 @@ PeerIdentity IdentityOf(int fd) {
 }
 
 int MillisecondsUntil(TimePoint deadline) {
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline -
-                                                                 SteadyClock::Instance().Now());
-  return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, std::numeric_limits<int>::max()));
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(deadline - SteadyClock::Instance().Now());
+  return static_cast<int>(
+      std::clamp<std::int64_t>(left.count(), 0, std::numeric_limits<int>::max()));
 }
 
 bool PollUntil(int fd, short events, TimePoint deadline) {

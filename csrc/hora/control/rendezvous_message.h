@@ -18,8 +18,8 @@ namespace hora {
 
 inline constexpr std::uint32_t kRendezvousVersion = 1;
 
-// The first and only thing that a rank says unasked. `magic`, `version` and `key` keep their place in
-// every version, so that a member of the job is told about a version that differs.
+// The first and only thing that a rank says unasked. `magic`, `version` and `key` keep their place
+// in every version, so that a member of the job is told about a version that differs.
 struct Hello {
   static constexpr std::uint64_t kMagic = 0x6f6c'6c65'6861'726f;  // "orahello" in memory
 
@@ -58,8 +58,8 @@ struct Notice {
 // Constant time, whatever the keys.
 bool SameKey(const JobKey& a, const JobKey& b);
 
-// Sends all of it at once, with the descriptor `passed_fd` unless that is negative. Messages are far
-// smaller than an empty socket buffer, so this fails rather than waits.
+// Sends all of it at once, with the descriptor `passed_fd` unless that is negative. Messages are
+// far smaller than an empty socket buffer, so this fails rather than waits.
 Status SendMessage(int fd, std::span<const std::byte> message, int passed_fd = -1);
 
 template <class Message>

@@ -30,12 +30,14 @@ Result<HostGroup> RendezvousServer::Form(TimePoint deadline) {
                                    .window_bytes = options_.tunables.window_bytes,
                                    .generation = generation_};
   Result<std::shared_ptr<Board>> board = Board::Create(board_options);
-  if (board) board_ = std::move(*board);
-  // Without a board the others still have to hear why.
-  Status status = board_ ? Serve(deadline) : std::move(board.error());
-  if (status.ok()) return Complete();
-  RefuseAll(status);
-  return Fail(std::move(status));
+  if (!board) return Fail(std::move(board.error()));
+  board_ = std::move(*board);
+  if (Status status = Serve(deadline); !status.ok()) {
+    // Who still waits to be accepted stays there, ready for another attempt.
+    RefuseAll(status);
+    return Fail(std::move(status));
+  }
+  return Complete();
 }
 
 Status RendezvousServer::Serve(TimePoint deadline) {
@@ -71,10 +73,11 @@ Status RendezvousServer::Accept() {
   UniqueFd fd(accept4(options_.listen_fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd.valid()) {
     if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return Status::Ok();
-    return Error(StatusCode::kResource,
-                 "rank 0 cannot accept the connections of the other {} ranks: {}; is the limit of open "
-                 "files (ulimit -n) too low?",
-                 options_.size - 1, std::strerror(errno));
+    return Error(
+        StatusCode::kResource,
+        "rank 0 cannot accept the connections of the other {} ranks: {}; is the limit of open "
+        "files (ulimit -n) too low?",
+        options_.size - 1, std::strerror(errno));
   }
   const PeerIdentity identity = IdentityOf(fd.get());
   if (!identity.same_user) {
@@ -115,8 +118,8 @@ Status RendezvousServer::Advance(Connection& connection) {
   }
   // It hung up, or talks when it should wait. A retry of that rank may still come.
   if (!stranger) {
-    last_loss_ = fmt::format("rank {} (pid {}) came and left again", connection.rank,
-                             connection.pid());
+    last_loss_ =
+        fmt::format("rank {} (pid {}) came and left again", connection.rank, connection.pid());
   }
   connection.stage = Stage::kGone;
   return Status::Ok();
@@ -144,23 +147,24 @@ Status RendezvousServer::MeetStranger(Connection& connection) {
 Status RendezvousServer::Judge(const Connection& connection) const {
   const int pid = connection.pid();
   if (connection.hello.version != kRendezvousVersion) {
-    return Error(StatusCode::kInvalidArgument,
-                 "pid {} speaks version {} of the rendezvous, rank 0 (pid {}) version {}: install the "
-                 "same hora for all ranks",
-                 pid, connection.hello.version, getpid(), kRendezvousVersion);
+    return Error(
+        StatusCode::kInvalidArgument,
+        "pid {} speaks version {} of the rendezvous, rank 0 (pid {}) version {}: install the "
+        "same hora for all ranks",
+        pid, connection.hello.version, getpid(), kRendezvousVersion);
   }
   if (connection.hello.size != options_.size) {
     return Error(StatusCode::kInvalidArgument,
-                 "rank {} (pid {}) was started for {} ranks, rank 0 (pid {}) for {}", connection.rank,
-                 pid, connection.hello.size, getpid(), options_.size);
+                 "rank {} (pid {}) was started for {} ranks, rank 0 (pid {}) for {}",
+                 connection.rank, pid, connection.hello.size, getpid(), options_.size);
   }
   if (connection.rank < 0 || connection.rank >= options_.size) {
     return Error(StatusCode::kInvalidArgument, "pid {} claims rank {}; allowed are 1 to {}", pid,
                  connection.rank, options_.size - 1);
   }
   if (connection.rank == 0) {
-    return Error(StatusCode::kInvalidArgument, "rank 0 is claimed by two processes: pid {} and pid {}",
-                 getpid(), pid);
+    return Error(StatusCode::kInvalidArgument,
+                 "rank 0 is claimed by two processes: pid {} and pid {}", getpid(), pid);
   }
   return Status::Ok();
 }
@@ -191,7 +195,8 @@ void RendezvousServer::Welcome(Connection& connection) {
 }
 
 void RendezvousServer::DropTheGone() {
-  std::erase_if(connections_, [](const auto& connection) { return connection->stage == Stage::kGone; });
+  std::erase_if(connections_,
+                [](const auto& connection) { return connection->stage == Stage::kGone; });
 }
 
 void RendezvousServer::RefuseAll(const Status& cause) {
@@ -220,10 +225,9 @@ Status RendezvousServer::TimedOut() const {
   }
   RankSet missing = RankSet::AllOf(options_.size);
   missing.Remove(have);
-  std::string text = fmt::format("the {} ranks of this host did not all join within {:g} s: have {}; "
-                                 "missing {}",
-                                 options_.size, Seconds(options_.timeout), have.ToString(),
-                                 missing.ToString());
+  std::string text =
+      fmt::format("the {} ranks of this host did not all join within {:g} s: have {}; missing {}",
+                  options_.size, Seconds(options_.timeout), have.ToString(), missing.ToString());
   if (!unready.empty()) text += fmt::format("; joined but not ready {}", unready.ToString());
   if (!last_loss_.empty()) text += "; " + last_loss_;
   if (turned_away_ > 0) {

@@ -16,9 +16,10 @@
 namespace hora {
 
 // Owns the accepted connections and the board until the group is complete. One thread, one call of
-// Form. A connection is a stranger until its hello has proved the key; strangers have little time, are
-// few, and can neither fail nor delay the group. A member of the job that contradicts the group (other
-// size or version, a rank twice) fails it at once for everybody, since waiting would not heal it.
+// Form. A connection is a stranger until its hello has proved the key; strangers have little time,
+// are few, and can neither fail nor delay the group. A member of the job that contradicts the group
+// (other size or version, a rank twice) fails it at once for everybody, since waiting would not
+// heal it.
 class RendezvousServer {
  public:
   RendezvousServer(const HostGroupOptions& options, std::uint64_t generation);

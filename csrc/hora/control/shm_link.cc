@@ -14,7 +14,7 @@ namespace {
 
 static_assert(kMaxFrameBytes <= 0xffffffffu);
 
-// A length is believed only as far as its bytes have arrived: memory grows by at most this much ahead.
+// A length is believed only as far as its bytes have come: memory grows by so much ahead of them.
 constexpr std::size_t kGrowth = kControlRingBytes;
 
 }  // namespace
@@ -71,7 +71,8 @@ void ShmLink::Keep(std::span<const std::byte> bytes) {
 
 bool ShmLink::Flush() {
   if (unsent_head_ == unsent_.size()) return true;
-  const std::size_t sent = outgoing_.Write(std::span<const std::byte>(unsent_).subspan(unsent_head_));
+  const std::size_t sent =
+      outgoing_.Write(std::span<const std::byte>(unsent_).subspan(unsent_head_));
   CheckOutgoing();
   if (sent == 0) return false;
   unsent_head_ += sent;
@@ -95,8 +96,8 @@ bool ShmLink::Receive(std::vector<std::byte>& frame) {
   std::memcpy(&length, prefix_.data(), sizeof(length));
   if (length > kMaxFrameBytes) {
     status_ = Error(StatusCode::kInternal,
-                    "rank {} sent a control message of {} bytes; at most {} are allowed", neighbour_,
-                    length, kMaxFrameBytes);
+                    "rank {} sent a control message of {} bytes; at most {} are allowed",
+                    neighbour_, length, kMaxFrameBytes);
     return false;
   }
   while (partial_.size() < length) {
@@ -124,8 +125,9 @@ std::size_t ShmLink::Take(std::span<std::byte> to) {
 
 void ShmLink::CheckOutgoing() {
   if (outgoing_.broken() && status_.ok()) {
-    status_ = Error(StatusCode::kInternal,
-                    "the control ring to rank {} is broken: its positions are out of range", neighbour_);
+    status_ =
+        Error(StatusCode::kInternal,
+              "the control ring to rank {} is broken: its positions are out of range", neighbour_);
   }
 }
 

@@ -17,7 +17,7 @@ namespace hora {
 // may be called by threads that do not hold the progress context.
 class ShmLink final : public Link {
  public:
-  // The up ring of a rank is written by it and read by its parent, the down ring the other way round.
+  // The up ring of a rank is written by it and read by its parent, the down ring vice versa.
   static std::unique_ptr<ShmLink> ToParent(std::shared_ptr<Board> board, int self, int parent);
   static std::unique_ptr<ShmLink> ToChild(std::shared_ptr<Board> board, int self, int child);
 
@@ -40,13 +40,13 @@ class ShmLink final : public Link {
   int neighbour_;
   ByteRing outgoing_;
   ByteRing incoming_;
-  std::vector<std::byte> unsent_;     // what the ring had no room for, from unsent_head_ on
+  std::vector<std::byte> unsent_;  // what the ring had no room for, from unsent_head_ on
   std::size_t unsent_head_ = 0;
-  bool unsent_urgent_ = false;        // its last piece has to wake an idle neighbour, too
+  bool unsent_urgent_ = false;  // its last piece has to wake an idle neighbour, too
   std::atomic<bool> has_unsent_ = false;
-  Prefix prefix_{};                   // of the frame being received
+  Prefix prefix_{};  // of the frame being received
   std::size_t prefix_received_ = 0;
-  std::vector<std::byte> partial_;    // its bytes so far
+  std::vector<std::byte> partial_;  // its bytes so far
   Status status_;
 };
 

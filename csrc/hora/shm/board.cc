@@ -47,8 +47,8 @@ Status CheckOptions(const BoardOptions& options) {
   }
   if (options.window_bytes == 0 || options.window_bytes > kMaxWindowBytes) {
     return Error(StatusCode::kInvalidArgument,
-                 "windows of {} bytes (HORA_WINDOW_BYTES); allowed are 1 to {}", options.window_bytes,
-                 kMaxWindowBytes);
+                 "windows of {} bytes (HORA_WINDOW_BYTES); allowed are 1 to {}",
+                 options.window_bytes, kMaxWindowBytes);
   }
   return Status::Ok();
 }
@@ -129,20 +129,21 @@ Result<std::shared_ptr<Board>> Board::Attach(int fd, const BoardOptions& expecte
   }
   const Header& header = *reinterpret_cast<const Header*>(segment->bytes().data());
   if (header.magic != kMagic || header.layout_version != kLayoutVersion) {
-    return Fail(Error(StatusCode::kInternal,
-                      "the segment is not a board of layout {} (magic {:#x}, layout {}): are all ranks "
-                      "of the same hora version?",
-                      kLayoutVersion, header.magic, header.layout_version));
+    return Fail(
+        Error(StatusCode::kInternal,
+              "the segment is not a board of layout {} (magic {:#x}, layout {}): are all ranks "
+              "of the same hora version?",
+              kLayoutVersion, header.magic, header.layout_version));
   }
   if (header.size != expected.size || header.window_bytes != expected.window_bytes ||
       header.generation != expected.generation || header.total_bytes != total ||
       segment->bytes().size() != total) {
-    return Fail(Error(StatusCode::kInternal,
-                      "the board is of {} ranks, windows of {} bytes, generation {}, {} bytes in all "
-                      "({} mapped); expected {}, {}, {}, {}",
-                      header.size, header.window_bytes, header.generation, header.total_bytes,
-                      segment->bytes().size(), expected.size, expected.window_bytes,
-                      expected.generation, total));
+    return Fail(Error(
+        StatusCode::kInternal,
+        "the board is of {} ranks, windows of {} bytes, generation {}, {} bytes in all "
+        "({} mapped); expected {}, {}, {}, {}",
+        header.size, header.window_bytes, header.generation, header.total_bytes,
+        segment->bytes().size(), expected.size, expected.window_bytes, expected.generation, total));
   }
   return std::shared_ptr<Board>(new Board(std::move(*segment), expected));
 }
@@ -194,10 +195,11 @@ Status Board::abort_status() const {
     word = header_->abort_word.load();
   }
   if (PhaseOf(word) != kRecorded) {
-    return Error(StatusCode::kPeerFailed,
-                 "the group was aborted because of rank {}, but the cause was not written: the rank "
-                 "that noticed it died as well",
-                 OriginOf(word));
+    return Error(
+        StatusCode::kPeerFailed,
+        "the group was aborted because of rank {}, but the cause was not written: the rank "
+        "that noticed it died as well",
+        OriginOf(word));
   }
   const std::uint32_t code = header_->cause_code;
   const std::size_t length = std::min<std::size_t>(header_->cause_length, kTextBytes);

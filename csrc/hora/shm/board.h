@@ -21,14 +21,15 @@ inline constexpr std::size_t kControlRingBytes = 64u << 10;
 // Each flag has a cache line of its own: one rank writes it, all others poll it.
 struct RankFlags {
   Doorbell doorbell;
-  alignas(64) std::atomic<std::uint64_t> copied;   // steps for which this rank's window is filled
-  alignas(64) std::atomic<std::uint64_t> reduced;  // steps for which its slice is reduced everywhere
+  // Steps for which this rank's window is filled, and for which its slice is reduced everywhere.
+  alignas(64) std::atomic<std::uint64_t> copied;
+  alignas(64) std::atomic<std::uint64_t> reduced;
 };
 
 struct BoardOptions {
-  int size = 1;                    // ranks on this host
+  int size = 1;  // ranks on this host
   std::size_t window_bytes = 256u << 10;
-  std::uint64_t generation = 0;    // of the job's membership; a board is never reused for another
+  std::uint64_t generation = 0;  // of the job's membership; a board is never reused for another
 };
 
 // Owns the segment. Any thread may call the const members, Abort and RingAll; who writes which flag
@@ -38,7 +39,7 @@ class Board {
  public:
   // kInvalidArgument for sizes that make no sense, kResource when the memory is not there.
   static Result<std::shared_ptr<Board>> Create(const BoardOptions& options);
-  // Takes ownership of `fd`. Checks magic, version, sizes and generation before anything else is read.
+  // Takes ownership of `fd`. Checks magic, version, sizes and generation before anything else.
   static Result<std::shared_ptr<Board>> Attach(int fd, const BoardOptions& expected);
 
   int size() const { return options_.size; }
@@ -55,12 +56,12 @@ class Board {
   ByteRing UpRing(int rank) const;    // from `rank` to its parent in the control tree
   ByteRing DownRing(int rank) const;  // from the parent to `rank`
 
-  // Ends the group: the first cause wins, every rank is woken, every wait returns it. A text that is
-  // longer than the board has room for (512 bytes) is cut.
+  // Ends the group: the first cause wins, every rank is woken, every wait returns it. A text that
+  // is longer than the board has room for (512 bytes) is cut.
   void Abort(int origin, const Status& cause);
   bool aborted() const;
-  Status abort_status() const;        // OK unless aborted
-  int abort_origin() const;           // -1 unless aborted
+  Status abort_status() const;  // OK unless aborted
+  int abort_origin() const;     // -1 unless aborted
 
   void RingAll(int except_rank, bool urgent) const;
 

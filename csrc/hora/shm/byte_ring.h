@@ -22,7 +22,8 @@ struct ByteRingState {
 class ByteRing {
  public:
   // `storage.size()` is a power of two.
-  ByteRing(ByteRingState& state, std::span<std::byte> storage) : state_(&state), storage_(storage) {}
+  ByteRing(ByteRingState& state, std::span<std::byte> storage)
+      : state_(&state), storage_(storage) {}
 
   // Bytes taken, of `head` first and then of `body`, published by one store: 0 when full.
   std::size_t Write(std::span<const std::byte> head, std::span<const std::byte> body = {});

@@ -11,7 +11,7 @@ namespace hora {
 // How deeply a thread of the owner sleeps.
 enum class Sleep : std::uint8_t {
   kWaiting,  // waits for a peer: any ring wakes it
-  kBackup,   // would look after the rank, unless somebody else does: rings wake it when nobody attends
+  kBackup,   // would look after the rank: rings wake it when nobody else attends
   kIdle,     // has nothing to wait for: only urgent rings wake it
 };
 

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -29,30 +30,31 @@ constexpr std::size_t kPopulateLimit = 64u << 20;
 
 constexpr double kMiB = 1024.0 * 1024.0;
 
-// A number that is the whole of a cgroup file; "max" and absent files are no limit.
-std::size_t NumberIn(const char* path) {
-  std::size_t number = kNoLimit;
+// The number after `label` in a file of lines "label number …".
+std::size_t FieldOf(const char* path, std::string_view label) {
   std::ifstream file(path);
-  return file >> number ? number : kNoLimit;
+  for (std::string word, rest; file >> word; std::getline(file, rest)) {
+    std::size_t number = 0;
+    if (word == label && file >> number) return number;
+  }
+  return 0;
 }
 
-std::size_t FreeMachineMemory() {
-  std::ifstream file("/proc/meminfo");
-  std::string label;
-  std::string rest;
-  std::size_t kibibytes = 0;
-  while (file >> label >> kibibytes && std::getline(file, rest)) {
-    if (label == "MemAvailable:") return kibibytes << 10;
-  }
-  return kNoLimit;
+// What this process's control group may still take; page cache counts as used there, but gives way.
+std::size_t AvailableInGroup() {
+  std::size_t limit = 0;
+  std::size_t used = 0;
+  if (!(std::ifstream("/sys/fs/cgroup/memory.max") >> limit)) return kNoLimit;  // also for "max"
+  if (!(std::ifstream("/sys/fs/cgroup/memory.current") >> used)) return kNoLimit;
+  const char* const stat = "/sys/fs/cgroup/memory.stat";
+  used -= std::min(used, FieldOf(stat, "active_file") + FieldOf(stat, "inactive_file"));
+  return limit - std::min(limit, used);
 }
 
 // Beyond this the kernel would answer a reservation by killing a process, not by an error.
 std::size_t AvailableMemory() {
-  const std::size_t limit = NumberIn("/sys/fs/cgroup/memory.max");
-  const std::size_t used = NumberIn("/sys/fs/cgroup/memory.current");
-  const bool limited = limit != kNoLimit && used != kNoLimit;
-  return std::min(FreeMachineMemory(), limited ? limit - std::min(used, limit) : kNoLimit);
+  const std::size_t free_kib = FieldOf("/proc/meminfo", "MemAvailable:");
+  return std::min(free_kib != 0 ? free_kib << 10 : kNoLimit, AvailableInGroup());
 }
 
 // Beyond this a reservation ends the process by SIGXFSZ.
@@ -64,26 +66,29 @@ std::size_t LargestFile() {
 
 Status Reserve(int fd, std::size_t bytes) {
   if (const std::size_t available = AvailableMemory(); bytes > available) {
-    return Error(StatusCode::kResource,
-                 "shared memory: need {:.1f} MiB, have {:.1f} MiB; free memory, raise the container's "
-                 "limit, or set a smaller HORA_WINDOW_BYTES",
-                 static_cast<double>(bytes) / kMiB, static_cast<double>(available) / kMiB);
+    return Error(
+        StatusCode::kResource,
+        "shared memory: need {:.1f} MiB, have {:.1f} MiB; free memory, raise the container's "
+        "limit, or set a smaller HORA_WINDOW_BYTES",
+        static_cast<double>(bytes) / kMiB, static_cast<double>(available) / kMiB);
   }
   if (const std::size_t largest = LargestFile(); bytes > largest) {
-    return Error(StatusCode::kResource,
-                 "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)",
-                 bytes, largest);
+    return Error(
+        StatusCode::kResource,
+        "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)", bytes,
+        largest);
   }
   for (std::size_t done = 0; done < bytes;) {
     const std::size_t piece = std::min(kReservePiece, bytes - done);
     const int error = posix_fallocate(fd, static_cast<off_t>(done), static_cast<off_t>(piece));
     if (error == EINTR) continue;
     if (error != 0) {
-      return Error(StatusCode::kResource,
-                   "shared memory: need {:.1f} MiB, got {:.1f} MiB: {}; free memory or set a smaller "
-                   "HORA_WINDOW_BYTES",
-                   static_cast<double>(bytes) / kMiB, static_cast<double>(done) / kMiB,
-                   std::strerror(error));
+      return Error(
+          StatusCode::kResource,
+          "shared memory: need {:.1f} MiB, got {:.1f} MiB: {}; free memory or set a smaller "
+          "HORA_WINDOW_BYTES",
+          static_cast<double>(bytes) / kMiB, static_cast<double>(done) / kMiB,
+          std::strerror(error));
     }
     done += piece;
   }
@@ -135,9 +140,10 @@ Result<Segment> Segment::Attach(int fd) {
                       std::strerror(errno)));
   }
   if ((seals & F_SEAL_SHRINK) == 0 || about.st_size <= 0) {
-    return Fail(Error(StatusCode::kInternal,
-                      "shared memory: a segment of {} bytes that is {} against shrinking is refused",
-                      about.st_size, (seals & F_SEAL_SHRINK) != 0 ? "sealed" : "not sealed"));
+    return Fail(
+        Error(StatusCode::kInternal,
+              "shared memory: a segment of {} bytes that is {} against shrinking is refused",
+              about.st_size, (seals & F_SEAL_SHRINK) != 0 ? "sealed" : "not sealed"));
   }
   Result<std::span<std::byte>> mapped = Map(fd, static_cast<std::size_t>(about.st_size));
   if (!mapped) return Fail(std::move(mapped.error()));

@@ -10,8 +10,8 @@
 
 namespace hora {
 
-// A process of its own that runs `body` and exits with what it returns. Killed when it is still there
-// at the end of the test.
+// A process of its own that runs `body` and exits with what it returns. Killed when it is still
+// there at the end of the test.
 class ForkedChild {
  public:
   explicit ForkedChild(const std::function<int()>& body) : pid_(fork()) {

@@ -11,9 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "gtest/gtest.h"
+
 #include "control/forked_child.h"
 #include "control/meeting_point.h"
-#include "gtest/gtest.h"
 #include "hora/base/format.h"
 #include "hora/control/local_group.h"
 #include "hora/control/rendezvous_message.h"
@@ -98,7 +99,8 @@ TEST(HostGroup, RefusesOptionsWithoutSense) {
   ExpectError(FormHostGroup(options), StatusCode::kInvalidArgument, "not the listening socket");
   options = point.OptionsOf(1);
   options.rendezvous = std::string(200, 'x');
-  ExpectError(FormHostGroup(options), StatusCode::kInvalidArgument, "200 bytes; allowed are 1 to 107");
+  ExpectError(FormHostGroup(options), StatusCode::kInvalidArgument,
+              "200 bytes; allowed are 1 to 107");
 }
 
 TEST(HostGroup, WaitsForRanksThatComeLate) {
@@ -145,8 +147,8 @@ TEST(HostGroup, AnotherSizeFailsEverybodyAtOnce) {
   ASSERT_EQ(NextNotice(member.get()).kind, NoticeKind::kWelcome);
   auto other = point.OptionsOf(2);
   other.size = 4;
-  const auto text = fmt::format("rank 2 (pid {0}) was started for 4 ranks, rank 0 (pid {0}) for 3",
-                                getpid());
+  const auto text =
+      fmt::format("rank 2 (pid {0}) was started for 4 ranks, rank 0 (pid {0}) for 3", getpid());
   ExpectError(FormHostGroup(other), StatusCode::kInvalidArgument, text);
   ExpectError(root.get(), StatusCode::kInvalidArgument, text);
   EXPECT_EQ(NextNotice(member.get()).cause(), Status(StatusCode::kInvalidArgument, text));
@@ -176,8 +178,7 @@ TEST(HostGroup, ClaimsThatContradictAreNamed) {
 
 TEST(HostGroup, TwoLivingClaimantsOfOneRankAreRefused) {
   const MeetingPoint point(3);
-  const auto results =
-      FormTogether({point.OptionsOf(0), point.OptionsOf(1), point.OptionsOf(1)});
+  const auto results = FormTogether({point.OptionsOf(0), point.OptionsOf(1), point.OptionsOf(1)});
   for (const auto& result : results) {
     ExpectError(result, StatusCode::kInvalidArgument,
                 fmt::format("rank 1 is claimed by two processes: pid {0} and pid {0}", getpid()));
@@ -214,7 +215,8 @@ TEST(HostGroup, StrangersNeitherJoinNorDelay) {
   ASSERT_TRUE(SendMessage(wrong_key.get(), hello).ok());
   const auto start = SteadyClock::Instance().Now();
   ExpectGroup(FormTogether(point));
-  EXPECT_LT(SteadyClock::Instance().Now() - start, seconds(2)) << "nobody waited for the silent one";
+  EXPECT_LT(SteadyClock::Instance().Now() - start, seconds(2))
+      << "nobody waited for the silent one";
   for (const UniqueFd* stranger : {&silent, &web, &wrong_key}) {
     EXPECT_EQ(NextNotice(stranger->get()).code, 0u) << "they were told nothing";
   }
@@ -229,6 +231,39 @@ TEST(HostGroup, AnotherJobsKeyIsAnErrorForWhoeverShowsIt) {
   std::vector<Result<HostGroup>> results = FormTogether({point.OptionsOf(1)});
   results.insert(results.begin(), root.get());
   ExpectGroup(results);
+}
+
+// Abstract sockets have no file permissions: whoever knows the name can connect, or bind it first.
+TEST(HostGroup, OtherUsersAreTurnedAway) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can play another user";
+  constexpr uid_t kNobody = 65534;
+  MeetingPoint point(2);
+  const Signal in_queue;
+  ForkedChild intruder([&] {
+    if (setuid(kNobody) != 0) return 1;
+    const UniqueFd fd = point.Connect();
+    const bool sent = SendMessage(fd.get(), HelloOf(point.OptionsOf(1))).ok();
+    in_queue.Give();
+    return sent && NextNotice(fd.get()).code == 0 ? 0 : 2;
+  });
+  in_queue.Take();
+  ExpectGroup(FormTogether(point));
+  EXPECT_EQ(intruder.Join(), 0) << "although it knew the key";
+
+  point.Close();
+  const Signal listens;
+  const Signal done;
+  ForkedChild squatter([&] {
+    if (setuid(kNobody) != 0) return 1;
+    point.Listen();
+    listens.Give();
+    done.Take();
+    return 0;
+  });
+  listens.Take();
+  ExpectError(FormHostGroup(point.OptionsOf(1)), StatusCode::kPeerFailed, "another user");
+  done.Give();
+  EXPECT_EQ(squatter.Join(), 0);
 }
 
 // One byte at a time would keep a connection alive for ever; more of them than there is room for
@@ -252,7 +287,8 @@ TEST(HostGroup, AMemberThatCannotAttachFailsEverybodyAtOnce) {
   const UniqueFd fd = point.Connect();
   ASSERT_TRUE(SendMessage(fd.get(), HelloOf(point.OptionsOf(1))).ok());
   ASSERT_EQ(NextNotice(fd.get()).kind, NoticeKind::kWelcome);
-  ASSERT_TRUE(SendMessage(fd.get(), Notice::Refusal(Status(StatusCode::kResource, "no room"))).ok());
+  ASSERT_TRUE(
+      SendMessage(fd.get(), Notice::Refusal(Status(StatusCode::kResource, "no room"))).ok());
   ExpectError(root.get(), StatusCode::kResource,
               fmt::format("rank 1 (pid {}) cannot join: no room", getpid()));
 }

@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "gtest/gtest.h"
+
 #include "control/forked_child.h"
 #include "control/meeting_point.h"
-#include "gtest/gtest.h"
 #include "hora/base/format.h"
 
 namespace hora {
@@ -28,7 +29,8 @@ Status AwaitAbort(const Board& board, int self, Duration patience = seconds(20))
   return board.Await(self, kSleepAtOnce, In(patience), [] { return false; });
 }
 
-// A rank in a process of its own: forms the group, watches, says that it is there, then does `then`.
+// A rank in a process of its own: forms the group, watches, says that it is there, then does
+// `then`.
 template <class Then>
 int RunRank(const MeetingPoint& point, int rank, const Signal& there, Then&& then) {
   Result<HostGroup> group = FormHostGroup(point.OptionsOf(rank));
@@ -107,16 +109,15 @@ TEST_F(LivenessTest, AGoodbyeIsNoDeath) {
   {
     // Goodbye and end-of-file lie ready: the watch meets them before it can stop.
     Liveness liveness(0, group->peers, group->board);
-    EXPECT_EQ(AwaitAbort(*group->board, 0, std::chrono::milliseconds(50)).code(), StatusCode::kTimeout);
+    EXPECT_EQ(AwaitAbort(*group->board, 0, std::chrono::milliseconds(50)).code(),
+              StatusCode::kTimeout);
   }
   EXPECT_FALSE(group->board->aborted());
 }
 
 // Two ends of one connection, as rank 0 and rank 1 have them.
 struct Pair {
-  Pair() {
-    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
-  }
+  Pair() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0); }
   std::shared_ptr<Board> board = *Board::Create({.size = 2, .window_bytes = 4096});
   int ends[2] = {-1, -1};
 };
@@ -147,7 +148,8 @@ TEST(Liveness, EndsWithoutItsPeersLeaveAndWithoutPeers) {
   const TimePoint start = SteadyClock::Instance().Now();
   { Liveness liveness(0, {{.rank = 1, .pid = 4242, .fd = pair.ends[0]}}, pair.board); }
   { Liveness nobody(0, {}, pair.board); }
-  EXPECT_LT(SteadyClock::Instance().Now() - start, std::chrono::milliseconds(900)) << "it was woken";
+  EXPECT_LT(SteadyClock::Instance().Now() - start, std::chrono::milliseconds(900))
+      << "it was woken";
   char said = 0;
   EXPECT_EQ(recv(pair.ends[1], &said, 1, 0), 0) << "its end is closed";
   EXPECT_FALSE(pair.board->aborted());

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "gtest/gtest.h"
+
 #include "hora/base/format.h"
 
 namespace hora {

@@ -8,9 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "gtest/gtest.h"
+
 #include "control/allocation_count.h"
 #include "control/forked_child.h"
-#include "gtest/gtest.h"
 #include "hora/wire/codec.h"
 
 namespace hora {
@@ -21,8 +22,8 @@ using std::chrono::seconds;
 constexpr BoardOptions kOptions{.size = 3, .window_bytes = 4096};
 constexpr WaitPolicy kSleepAtOnce{.spins = 0, .yield_for = Duration::zero()};
 constexpr std::size_t kRing = kControlRingBytes;
-constexpr std::size_t kSizes[] = {0,         1,     3,         4,              5,        100, 4096,
-                                  kRing - 4, kRing - 3, kRing, kRing + 1, 3 * kRing + 17, 1'000'003};
+constexpr std::size_t kSizes[] = {
+    0, 1, 3, 4, 5, 100, 4096, kRing - 4, kRing - 3, kRing, kRing + 1, 3 * kRing + 17, 1'000'003};
 
 std::vector<std::byte> Frame(std::size_t size, unsigned seed) {
   std::minstd_rand random(seed + 1);
@@ -73,8 +74,8 @@ TEST(ShmLink, AsksForAttentionWhenThereIsSomethingToDo) {
   EXPECT_TRUE(edge.parent->NeedsAttention()) << "there is room again";
 }
 
-// Sends frames of every size and echoes what comes, sleeping whenever there is nothing to do: a ring
-// that was not rung ends in the deadline.
+// Sends frames of every size and echoes what comes, sleeping whenever there is nothing to do: a
+// ring that was not rung ends in the deadline.
 Status Exchange(const Board& board, ShmLink& link, int self, int frames) {
   std::vector<std::byte> frame;
   int received = 0;

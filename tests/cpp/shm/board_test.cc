@@ -36,7 +36,8 @@ TEST(Board, WindowsAreApartPageAlignedAndZero) {
       const auto window = board->window(rank, index);
       ASSERT_EQ(window.size(), 5000u);
       EXPECT_EQ(reinterpret_cast<std::uintptr_t>(window.data()) % 4096, 0u);
-      EXPECT_TRUE(std::all_of(window.begin(), window.end(), [](auto b) { return b == std::byte{0}; }));
+      EXPECT_TRUE(
+          std::all_of(window.begin(), window.end(), [](auto b) { return b == std::byte{0}; }));
       std::fill(window.begin(), window.end(), std::byte{0xff});
       starts.insert(window.data());
     }

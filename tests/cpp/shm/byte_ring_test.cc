@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "hora/base/wait.h"
 
 namespace hora {
@@ -110,7 +111,7 @@ TEST_F(ByteRingTest, PositionsThatGoBackBreakIt) {
 }
 
 TEST_F(ByteRingTest, TwoThreadsKeepTheStream) {
-  constexpr std::uint64_t kTotal = 400'000;
+  constexpr std::uint64_t kTotal = 100'000;
   const WaitPolicy policy = WaitPolicy::For(2, UsableCores());
   std::thread producer([&] {
     ByteRing ring = View();

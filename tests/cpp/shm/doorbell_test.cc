@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "gtest/gtest.h"
+
 #include "hora/shm/board.h"
 
 namespace hora {
@@ -16,6 +17,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr WaitPolicy kSleepAtOnce{.spins = 0, .yield_for = Duration::zero()};
+constexpr std::uint64_t kRounds = 5'000;
 
 TimePoint In(Duration duration) { return SteadyClock::Instance().Now() + duration; }
 
@@ -31,9 +33,8 @@ Status PingPong(const Board& board, int self, std::uint64_t rounds) {
       board.flags(0).copied.store(round);
       board.RingAll(0, false);
     }
-    const Status status = board.Await(self, kSleepAtOnce, In(seconds(20)), [&] {
-      return board.flags(other).copied.load() >= round;
-    });
+    const Status status = board.Await(self, kSleepAtOnce, In(seconds(20)),
+                                      [&] { return board.flags(other).copied.load() >= round; });
     if (!status.ok()) return status;
     if (self == 1) {
       board.flags(1).copied.store(round);
@@ -46,8 +47,8 @@ Status PingPong(const Board& board, int self, std::uint64_t rounds) {
 TEST(Doorbell, LosesNoWakeUpBetweenThreads) {
   auto board = *Board::Create({.size = 2, .window_bytes = 4096});
   Status other;
-  std::thread thread([&] { other = PingPong(*board, 1, 20'000); });
-  EXPECT_EQ(PingPong(*board, 0, 20'000), Status::Ok());
+  std::thread thread([&] { other = PingPong(*board, 1, kRounds); });
+  EXPECT_EQ(PingPong(*board, 0, kRounds), Status::Ok());
   thread.join();
   EXPECT_EQ(other, Status::Ok());
 }
@@ -58,9 +59,9 @@ TEST(Doorbell, LosesNoWakeUpBetweenProcesses) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     auto attached = Board::Attach(dup(board->fd()), {.size = 2, .window_bytes = 4096});
-    _exit(attached && PingPong(**attached, 1, 20'000).ok() ? 0 : 1);
+    _exit(attached && PingPong(**attached, 1, kRounds).ok() ? 0 : 1);
   }
-  EXPECT_EQ(PingPong(*board, 0, 20'000), Status::Ok());
+  EXPECT_EQ(PingPong(*board, 0, kRounds), Status::Ok());
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
@@ -70,9 +71,8 @@ TEST(Doorbell, LosesNoWakeUpBetweenProcesses) {
 WakeReason ReasonAfterRing(Sleep depth, bool urgent, bool attended, Duration patience) {
   Doorbell bell;
   WakeReason reason{};
-  std::thread sleeper([&] {
-    reason = bell.SleepUnless([] { return false; }, depth, In(patience));
-  });
+  std::thread sleeper(
+      [&] { reason = bell.SleepUnless([] { return false; }, depth, In(patience)); });
   AwaitSleeper(bell, depth);
   if (attended) bell.BeginAttending();
   // A ring may come before the sleeper has read the counter, where it would count as slept through
@@ -105,14 +105,16 @@ TEST(Doorbell, LeavesAsleepWhomItNeedNotWake) {
     bell.Ring(false);
     rung = true;
   });
-  EXPECT_EQ(bell.SleepUnless([] { return false; }, Sleep::kBackup, In(soon)), WakeReason::kDeadline);
+  EXPECT_EQ(bell.SleepUnless([] { return false; }, Sleep::kBackup, In(soon)),
+            WakeReason::kDeadline);
   while (!rung) bell.SleepUnless([&] { return rung.load(); }, Sleep::kBackup, In(soon));
   ringer.join();
 }
 
 TEST(Doorbell, DoesNotSleepWhenThereIsSomethingToSee) {
   Doorbell bell;
-  EXPECT_EQ(bell.SleepUnless([] { return true; }, Sleep::kIdle, In(seconds(30))), WakeReason::kWoken);
+  EXPECT_EQ(bell.SleepUnless([] { return true; }, Sleep::kIdle, In(seconds(30))),
+            WakeReason::kWoken);
   EXPECT_EQ(bell.sleepers(Sleep::kIdle), 0u);
 }
 
