@@ -9,7 +9,7 @@ namespace hora {
 namespace {
 
 // Up to here it costs less that every rank reduces everything than that all meet a second time.
-constexpr std::size_t kSmallBytes = 2u << 10;
+constexpr std::size_t kSmallBytes = 4u << 10;
 
 // A contiguous part of a chunk.
 struct Range {

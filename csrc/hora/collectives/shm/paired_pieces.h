@@ -7,7 +7,7 @@
 
 namespace hora {
 
-// Calls visit(from, to, bytes) for each piece of [offset, offset + count) that is contiguous in both.
+// Calls visit(from, to, bytes) for each part of [offset, offset + count) that is whole in both.
 template <class Visit>
 void ForEachPair(ByteStream& from, ByteStream& to, std::size_t offset, std::size_t count,
                  Visit&& visit) {
