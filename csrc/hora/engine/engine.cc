@@ -9,6 +9,7 @@
 #include "hora/collectives/shm/shm_backend.h"
 #include "hora/control/shm_link.h"
 #include "hora/engine/submission.h"
+#include "hora/negotiation/wording.h"
 
 namespace hora {
 namespace {
@@ -47,11 +48,11 @@ std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const Topology& top
 }
 
 std::string DescribeStall(const StallSummary& stall) {
+  const std::string missing = RanksText(stall.missing);
   return fmt::format(
-      "'{}' has waited {:.1f} s: submitted by ranks {}, missing on ranks {}. Every rank must submit the "
-      "same names; did ranks {} skip a step, fail, or fall behind?",
-      stall.name, stall.waited_ms / 1000.0, stall.submitted.ToString(), stall.missing.ToString(),
-      stall.missing.ToString());
+      "{} has waited {:.1f} s: submitted by {}, missing on {}. Every rank must submit the same names; "
+      "did {} skip a step, fail, or fall behind?",
+      Quoted(stall.name), stall.waited_ms / 1000.0, RanksText(stall.submitted), missing, missing);
 }
 
 }  // namespace

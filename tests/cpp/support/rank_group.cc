@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "hora/base/format.h"
 #include "hora/control/local_group.h"
 
 namespace hora::testing {
@@ -24,8 +25,11 @@ OpParams FloatParams(OpKind kind, std::int64_t count) {
   return {.kind = kind, .dtype = DType::kFloat32, .shape = Shape{count}};
 }
 
-std::span<std::byte> BytesOf(std::vector<float>& values) { return std::as_writable_bytes(std::span(values)); }
+std::span<std::byte> BytesOf(std::vector<float>& values) {
+  return std::as_writable_bytes(std::span(values));
+}
 
+void RunRank(int rank, const RankGroupOptions& options, HostGroup group,
              const std::function<void(RankContext&)>& body) {
   const Topology topology{.rank = rank, .size = options.size, .local_rank = rank,
                           .local_size = options.size};

@@ -126,7 +126,7 @@ def test_stall_is_reported_by_every_rank_and_ends() -> None:
     )
     assert code != 0
     for rank in range(3):
-        assert re.search(rf"rank {rank}\] warning.*'lost'.*missing on ranks 2", output), output
+        assert re.search(rf"rank {rank}\] warning.*'lost'.*missing on rank 2", output), output
     assert re.search(r"StallError.*'lost'", output), output
 
 
