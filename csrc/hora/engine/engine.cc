@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <span>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -156,8 +157,20 @@ void Engine::Progress() {
     Log(LogLevel::kWarning, topology_.rank, DescribeStall(stall));
   }
   for (auto& [name, status] : actions_.reject) executor_.Complete(name, std::move(status));
-  if (Status status = executor_.Execute(actions_.execute); !status.ok()) return FailClosed(status);
+  if (Status status = ExecuteAgreed(); !status.ok()) return FailClosed(status);
   if (!actions_.failure.ok()) FailClosed(actions_.failure);
+}
+
+// Agreement by agreement: one Progress may see two of them together where another rank sees them
+// apart, and both must form the same batches.
+Status Engine::ExecuteAgreed() {
+  std::size_t begin = 0;
+  for (const std::size_t end : actions_.agreement_ends) {
+    const auto agreed = std::span(actions_.execute).subspan(begin, end - begin);
+    if (Status status = executor_.Execute(agreed); !status.ok()) return status;
+    begin = end;
+  }
+  return Status::Ok();
 }
 
 // Progress lock held. The group is lost: say so to everybody, keep nobody waiting.

@@ -59,6 +59,7 @@ class Engine {
   bool HasWork() const;
   bool TryProgress();                // false when another thread has the progress lock
   void Progress();                   // progress lock held
+  Status ExecuteAgreed();
   void FailClosed(const Status& cause);
   void HandOver();
   void RunInBackground(std::stop_token stop);

@@ -48,6 +48,7 @@ bool NegotiatorActions::empty() const {
 void NegotiatorActions::clear() {
   send.clear();
   execute.clear();
+  agreement_ends.clear();
   stalled.clear();
   reject.clear();
   failure = Status::Ok();
@@ -262,6 +263,7 @@ Status Negotiator::Apply(Agreement agreement) {
     if (Status status = Apply(response); !status.ok()) return status;
     actions_.execute.push_back(std::move(response));
   }
+  actions_.agreement_ends.push_back(actions_.execute.size());
   return Status::Ok();
 }
 
