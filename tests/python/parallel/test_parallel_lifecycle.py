@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
+
 import pytest
 import torch
 from hora.errors import HoraError, NotInitializedError, ShutDownError
+from torch.distributed import TCPStore
 
 
 def test_init_and_shutdown_100_times(hvd):
@@ -36,20 +40,35 @@ def test_open_operations_end_with_shutdown(hvd):
     hvd.init()
 
 
+@pytest.fixture(scope="module")
+def store():
+    """Another way to meet, for while the group is not there."""
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=os.environ["RANK"] == "0",
+        wait_for_workers=False,
+        timeout=timedelta(seconds=30),
+    )
+
+
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("failing", ["first", "last"])
-def test_a_failed_init_is_tried_again(hvd, monkeypatch, failing):
+def test_a_failed_init_is_tried_again(hvd, store, monkeypatch, failing):
     is_failing = hvd.rank() == (0 if failing == "first" else hvd.size() - 1)
+    size = hvd.size()
     hvd.shutdown()
     with monkeypatch.context() as environment:
         if is_failing:
             environment.setenv("HORA_TREE_FAN_OUT", "nonsense")
         else:
             environment.setenv("HORA_START_TIMEOUT_SECONDS", "1")
-        with pytest.raises(
-            HoraError, match="HORA_TREE_FAN_OUT" if is_failing else "missing|rank 0"
-        ):
+        cause = "HORA_TREE_FAN_OUT" if is_failing else "rank 0|missing"
+        with pytest.raises(HoraError, match=cause):
             hvd.init()
         assert not hvd.is_initialized()
+    if store.add(f"{failing}/failed", 1) == size:
+        store.set(f"{failing}/all", "failed")
+    store.wait([f"{failing}/all"])
     hvd.init()
     assert hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == hvd.size()
