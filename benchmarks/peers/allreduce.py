@@ -2,10 +2,10 @@
 
     python benchmarks/peers/allreduce.py -np 2 --max-bytes 64M
 
-Both reduce the same tensors in place, by turns, on the same ranks, so that a noisy machine is noisy
-for both. Columns are those of nccl-tests (https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md):
-algbw = bytes / time, busbw = algbw · 2(n-1)/n. Times are medians over all calls of a size; ``#wrong``
-counts elements that differ from the exact sum; ``ratio`` is gloo's median over hora's.
+Both reduce the same tensors in place, by turns, on the same ranks, so that a noisy machine is
+noisy for both. The columns are those of nccl-tests (its doc/PERFORMANCE.md): algbw = bytes / time,
+busbw = algbw · 2(n-1)/n. Times are medians over all calls of a size; ``#wrong`` counts elements
+that differ from the exact sum; ``ratio`` is gloo's median over hora's.
 """
 
 from __future__ import annotations
@@ -33,15 +33,31 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-np", "--num-proc", type=int, default=2, help="ranks (default 2)")
-    parser.add_argument("-b", "--min-bytes", type=parse_bytes, default=4, help="smallest size (default 4)")
-    parser.add_argument("-e", "--max-bytes", type=parse_bytes, default=64 << 20, help="largest (default 64M)")
-    parser.add_argument("-f", "--step-factor", type=int, default=4, help="between sizes (default 4)")
-    parser.add_argument("-d", "--dtype", default="float32", help="float32, bfloat16, float16, int64, …")
-    parser.add_argument("-n", "--calls", type=int, default=0, help="calls per size; 0: by size (default)")
-    parser.add_argument("--rounds", type=int, default=10, help="turns that each peer gets (default 10)")
-    parser.add_argument("--output", type=Path, default=report.RESULTS / "allreduce.jsonl", help="JSONL to append to")
+    parser.add_argument(
+        "-b", "--min-bytes", type=parse_bytes, default=4, help="smallest size (default 4)"
+    )
+    parser.add_argument(
+        "-e", "--max-bytes", type=parse_bytes, default=64 << 20, help="largest (default 64M)"
+    )
+    parser.add_argument(
+        "-f", "--step-factor", type=int, default=4, help="between sizes (default 4)"
+    )
+    parser.add_argument(
+        "-d", "--dtype", default="float32", help="float32, bfloat16, float16, int64, …"
+    )
+    parser.add_argument(
+        "-n", "--calls", type=int, default=0, help="calls per size; 0: by size (default)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="turns that each peer gets (default 10)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=report.RESULTS / "allreduce.jsonl", help="JSONL to append to"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -60,9 +76,8 @@ def calls_per_round(args: argparse.Namespace, nbytes: int) -> int:
 
 
 def peers() -> dict[str, Reduce]:
-    import torch.distributed as dist
-
     import hora.torch as hvd
+    import torch.distributed as dist
 
     dist.init_process_group("gloo")
     return {
@@ -71,11 +86,12 @@ def peers() -> dict[str, Reduce]:
     }
 
 
-def measure(args: argparse.Namespace, reducers: dict[str, Reduce], nbytes: int) -> list[dict[str, Any]]:
+def measure(
+    args: argparse.Namespace, reducers: dict[str, Reduce], nbytes: int
+) -> list[dict[str, Any]]:
     """One record per peer; every rank takes part, rank 0's clock counts."""
-    import torch
-
     import hora.torch as hvd
+    import torch
 
     dtype = getattr(torch, args.dtype)
     count = max(1, nbytes // torch.empty((), dtype=dtype).element_size())
@@ -95,24 +111,28 @@ def measure(args: argparse.Namespace, reducers: dict[str, Reduce], nbytes: int) 
                     times[peer].append(elapsed)
             wrong[peer] += int((tensor != exact).sum())
     return [
-        record(peer, nbytes, count, args.dtype, statistics.median(times[peer]), wrong[peer], hvd.size())
+        record(args, peer, count, statistics.median(times[peer])) | {"wrong": wrong[peer]}
         for peer in reducers
     ]
 
 
-def record(peer: str, nbytes: int, count: int, dtype: str, seconds: float, wrong: int, size: int) -> dict[str, Any]:
+def record(args: argparse.Namespace, peer: str, count: int, seconds: float) -> dict[str, Any]:
+    """The columns of one row but ``wrong``."""
+    import hora.torch as hvd
+    import torch
+
+    nbytes = count * torch.empty((), dtype=getattr(torch, args.dtype)).element_size()
     algbw = nbytes / seconds / 1e9
     return {
         "benchmark": "allreduce",
         "peer": peer,
-        "ranks": size,
+        "ranks": hvd.size(),
         "bytes": nbytes,
         "count": count,
-        "dtype": dtype,
+        "dtype": args.dtype,
         "time_us": seconds * 1e6,
         "algbw_GBps": algbw,
-        "busbw_GBps": algbw * 2 * (size - 1) / size,
-        "wrong": wrong,
+        "busbw_GBps": algbw * 2 * (hvd.size() - 1) / hvd.size(),
     }
 
 
@@ -120,11 +140,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     ratio = rows[1]["time_us"] / rows[0]["time_us"]
     for row in rows:
         shown = f"{ratio:8.1f}" if row["peer"] == "hora" else ""
-        print(
-            f"{row['bytes']:>12} {row['count']:>12} {row['dtype']:>9} {row['peer']:>6} {row['time_us']:>12.2f} "
-            f"{row['algbw_GBps']:>8.2f} {row['busbw_GBps']:>8.2f} {row['wrong']:>7} {shown}",
-            flush=True,
-        )
+        what = f"{row['bytes']:>12} {row['count']:>12} {row['dtype']:>9} {row['peer']:>6}"
+        speed = f"{row['time_us']:>12.2f} {row['algbw_GBps']:>8.2f} {row['busbw_GBps']:>8.2f}"
+        print(what, speed, f"{row['wrong']:>7} {shown}", flush=True)
 
 
 def work(args: argparse.Namespace) -> None:

@@ -23,14 +23,20 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """The checked-out commit, with ``+`` when the tree has changes; "unknown" outside a checkout."""
+    """The checked-out commit, with ``+`` when the tree has changes; else "unknown"."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(
-            ["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+            ["git", "-C", here, "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         dirty = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+            ["git", "-C", here, "status", "--porcelain", "-uno"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -39,9 +45,8 @@ def commit() -> str:
 
 def context() -> dict[str, Any]:
     """Machine, versions and commit, equal for all records of one run."""
-    import torch
-
     import hora
+    import torch
 
     return {
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

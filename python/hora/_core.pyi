@@ -50,7 +50,13 @@ class Topology:
     cross_rank: int
     cross_size: int
     def __init__(
-        self, rank: int, size: int, local_rank: int, local_size: int, cross_rank: int, cross_size: int
+        self,
+        rank: int,
+        size: int,
+        local_rank: int,
+        local_size: int,
+        cross_rank: int,
+        cross_size: int,
     ) -> None: ...
 
 def init(topology: Topology, rendezvous: str, key: bytes, listen_fd: int) -> None:
@@ -63,7 +69,7 @@ def shutdown() -> None:
     """Leaves the group; open handles get ``ShutDownError``. Does nothing when not initialised."""
 
 def abort(message: str) -> None:
-    """Ends the group for all ranks with ``PeerFailedError(message)``; for a rank that is failing."""
+    """Ends the group for all ranks with ``PeerFailedError(message)``: this rank is failing."""
 
 def is_initialized() -> bool: ...
 def topology() -> Topology:
@@ -81,7 +87,7 @@ def submit(
 ) -> Handle:
     """Submits dense contiguous CPU tensors; they are kept alive until the operation is done.
 
-    ``output`` may be ``input``. allgather takes no output (see ``Handle.gathered``), barrier neither.
+    ``output`` may be ``input``. allgather takes none (see ``Handle.gathered``), nor does barrier.
     Raises ``UsageError`` for what cannot work, ``NotInitializedError``.
     """
 
@@ -98,4 +104,4 @@ def run(
     """``submit`` and ``wait`` in one call: the shortest way through."""
 
 def metrics() -> dict[str, int]:
-    """Counters since init: submitted, completed, failed, agreements, cached_hits, batches, bytes."""
+    """Counters since init: submitted, submitted_bytes, agreed, completed, failed, batches, …."""

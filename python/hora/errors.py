@@ -1,7 +1,7 @@
 """What can go wrong, by class: each message names the tensor, the ranks and how to mend it.
 
-``HoraError`` is a ``RuntimeError``, as Horovod's ``HorovodInternalError`` is; mistakes in a call are
-``ValueError`` as well.
+``HoraError`` is a ``RuntimeError``, as Horovod's ``HorovodInternalError`` is; mistakes in a call
+are ``ValueError`` as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HoraError(RuntimeError):
 
 
 class UsageError(HoraError, ValueError):
-    """This call cannot work; raised at once on this rank only, before anything is enqueued."""
+    """This call cannot work; raised on this rank only, before anything is enqueued."""
 
 
 class MismatchError(HoraError):
@@ -33,7 +33,7 @@ class MismatchError(HoraError):
 
 
 class PeerFailedError(HoraError):
-    """Another rank died or cannot be reached; the engine must be shut down and initialised again."""
+    """Another rank died or cannot be reached; shut down and initialise again to go on."""
 
 
 class StallError(HoraError):

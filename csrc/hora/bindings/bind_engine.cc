@@ -17,9 +17,11 @@ JobKey KeyFrom(const py::bytes& bytes) {
   const auto text = static_cast<std::string_view>(bytes);
   JobKey key;
   if (text.size() != key.size()) {
-    Raise(Error(StatusCode::kInvalidArgument, "the job key has {} bytes, not {}", text.size(), key.size()));
+    Raise(Error(StatusCode::kInvalidArgument, "the job key has {} bytes, not {}", text.size(),
+                key.size()));
   }
-  std::transform(text.begin(), text.end(), key.begin(), [](char c) { return static_cast<std::byte>(c); });
+  std::transform(text.begin(), text.end(), key.begin(),
+                 [](char c) { return static_cast<std::byte>(c); });
   return key;
 }
 
@@ -40,7 +42,8 @@ Result<std::shared_ptr<Engine>> StartEngine(const Topology& topology, const Conf
   return std::shared_ptr<Engine>(std::move(*engine));
 }
 
-void Init(const Topology& topology, const std::string& rendezvous, const py::bytes& key, int listen_fd) {
+void Init(const Topology& topology, const std::string& rendezvous, const py::bytes& key,
+          int listen_fd) {
   if (HasEngine()) return;
   const Result<Config> config = Config::FromEnvironment();
   if (!config) Raise(config.error());
@@ -80,15 +83,17 @@ py::dict MetricValues() {
 
 void BindEngine(py::module_& module) {
   py::class_<Topology>(module, "Topology")
-      .def(py::init<int, int, int, int, int, int>(), py::arg("rank"), py::arg("size"), py::arg("local_rank"),
-           py::arg("local_size"), py::arg("cross_rank"), py::arg("cross_size"))
+      .def(py::init<int, int, int, int, int, int>(), py::arg("rank"), py::arg("size"),
+           py::arg("local_rank"), py::arg("local_size"), py::arg("cross_rank"),
+           py::arg("cross_size"))
       .def_readonly("rank", &Topology::rank)
       .def_readonly("size", &Topology::size)
       .def_readonly("local_rank", &Topology::local_rank)
       .def_readonly("local_size", &Topology::local_size)
       .def_readonly("cross_rank", &Topology::cross_rank)
       .def_readonly("cross_size", &Topology::cross_size);
-  module.def("init", &Init, py::arg("topology"), py::arg("rendezvous"), py::arg("key"), py::arg("listen_fd"));
+  module.def("init", &Init, py::arg("topology"), py::arg("rendezvous"), py::arg("key"),
+             py::arg("listen_fd"));
   module.def("shutdown", &Shutdown);
   module.def("abort", &Abort, py::arg("message"));
   module.def("is_initialized", &HasEngine);

@@ -51,7 +51,8 @@ py::object ToDLPack(const std::shared_ptr<Gathered>& gathered, const py::kwargs&
 
 std::shared_ptr<Gathered> GatheredOf(const BoundHandle& bound) {
   if (!bound.handle().done() || bound.handle().gathered() == nullptr) {
-    Raise(Status(StatusCode::kInvalidArgument, "'" + bound.handle().name() + "' is not a finished allgather"));
+    Raise(Status(StatusCode::kInvalidArgument,
+                 "'" + bound.handle().name() + "' is not a finished allgather"));
   }
   return bound.handle().gathered();
 }
@@ -66,7 +67,8 @@ void BindHandle(py::module_& module) {
       .def("gathered", &GatheredOf);
   py::class_<Gathered, std::shared_ptr<Gathered>>(module, "Gathered")
       .def_property_readonly("first_dims", &Gathered::rows_by_rank)
-      .def_property_readonly("nbytes", [](const Gathered& gathered) { return gathered.bytes().size(); })
+      .def_property_readonly("nbytes",
+                             [](const Gathered& gathered) { return gathered.bytes().size(); })
       .def("__dlpack__", &ToDLPack)
       .def("__dlpack_device__", [](const Gathered&) { return py::make_tuple(dlpack::kCpu, 0); });
 }

@@ -63,11 +63,12 @@ std::unique_ptr<BoundHandle> Start(Call&& call, bool will_wait) {
 }
 
 template <bool kWait>
-std::unique_ptr<BoundHandle> Operation(int kind, std::string name, py::object input, py::object output,
-                                       int reduce_op, int root_rank, double prescale, double postscale) {
+std::unique_ptr<BoundHandle> Operation(int kind, std::string name, py::object input,
+                                       py::object output, int reduce_op, int root_rank,
+                                       double prescale, double postscale) {
   std::unique_ptr<BoundHandle> bound =
-      Start({kind, std::move(name), std::move(input), std::move(output), reduce_op, root_rank, prescale,
-             postscale},
+      Start({kind, std::move(name), std::move(input), std::move(output), reduce_op, root_rank,
+             prescale, postscale},
             kWait);
   if (kWait) bound->Wait(std::nullopt);
   return bound;
@@ -75,9 +76,9 @@ std::unique_ptr<BoundHandle> Operation(int kind, std::string name, py::object in
 
 template <bool kWait>
 void Define(py::module_& module, const char* name) {
-  module.def(name, &Operation<kWait>, py::arg("kind"), py::arg("name"), py::arg("input"), py::arg("output"),
-             py::arg("reduce_op") = static_cast<int>(ReduceOp::kSum), py::arg("root_rank") = -1,
-             py::arg("prescale") = 1.0, py::arg("postscale") = 1.0);
+  module.def(name, &Operation<kWait>, py::arg("kind"), py::arg("name"), py::arg("input"),
+             py::arg("output"), py::arg("reduce_op") = static_cast<int>(ReduceOp::kSum),
+             py::arg("root_rank") = -1, py::arg("prescale") = 1.0, py::arg("postscale") = 1.0);
 }
 
 }  // namespace

@@ -31,8 +31,8 @@ void ReleaseFinishedOrphans() {
   // Moved out first: dropping a tensor may run Python code that comes back here.
   std::vector<Orphan> finished;
   auto& orphans = Orphans();
-  const auto open = std::stable_partition(orphans.begin(), orphans.end(),
-                                          [](const Orphan& orphan) { return !orphan.handle->done(); });
+  const auto open = std::stable_partition(
+      orphans.begin(), orphans.end(), [](const Orphan& orphan) { return !orphan.handle->done(); });
   std::move(open, orphans.end(), std::back_inserter(finished));
   orphans.erase(open, orphans.end());
 }
@@ -46,8 +46,8 @@ TimePoint DeadlineAfter(std::optional<double> seconds) {
 
 }  // namespace
 
-BoundHandle::BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle, py::object input,
-                         py::object output)
+BoundHandle::BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle,
+                         py::object input, py::object output)
     : engine_(std::move(engine)),
       handle_(std::move(handle)),
       input_(std::move(input)),

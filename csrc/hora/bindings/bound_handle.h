@@ -14,8 +14,8 @@ namespace hora::bindings {
 // All members are called with the GIL held; Wait releases it while it blocks.
 class BoundHandle {
  public:
-  BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle, pybind11::object input,
-              pybind11::object output);
+  BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle,
+              pybind11::object input, pybind11::object output);
   ~BoundHandle();  // dropped before it is done: the tensors are kept until it is
   BoundHandle(const BoundHandle&) = delete;
   BoundHandle& operator=(const BoundHandle&) = delete;

@@ -15,8 +15,16 @@ inline constexpr std::int32_t kCpu = 1;
 inline constexpr std::int32_t kCuda = 2;
 
 enum TypeCode : std::uint8_t {
-  kInt = 0, kUInt = 1, kFloat = 2, kBFloat = 4, kComplex = 5, kBool = 6,
-  kFloat8E4M3FN = 10, kFloat8E4M3FNUZ = 11, kFloat8E5M2 = 12, kFloat8E5M2FNUZ = 13,
+  kInt = 0,
+  kUInt = 1,
+  kFloat = 2,
+  kBFloat = 4,
+  kComplex = 5,
+  kBool = 6,
+  kFloat8E4M3FN = 10,
+  kFloat8E4M3FNUZ = 11,
+  kFloat8E5M2 = 12,
+  kFloat8E5M2FNUZ = 13,
   kFloat8E8M0FNU = 14,
 };
 
@@ -56,7 +64,8 @@ struct ExchangeApi {
   void* allocate;
   void* managed_from_object;
   void* managed_to_object;
-  int (*tensor_from_object)(void* object, Tensor* out);  // borrows; 0, or -1 with a Python error set
+  int (*tensor_from_object)(void* object,
+                            Tensor* out);  // borrows; 0, or -1 with a Python error set
   void* current_work_stream;
 };
 

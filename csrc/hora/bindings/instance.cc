@@ -10,7 +10,8 @@
 namespace hora::bindings {
 namespace {
 
-// Never destroyed: at the exit of a forked child there is no thread left that a destructor could join.
+// Never destroyed: at the exit of a forked child there is no thread left that a destructor could
+// join.
 std::shared_ptr<Engine>& Slot() {
   static auto* slot = new std::shared_ptr<Engine>();
   return *slot;
@@ -31,9 +32,10 @@ bool HasEngine() { return Slot() != nullptr && !forked.load(); }
 std::shared_ptr<Engine> CurrentEngine() {
   if (HasEngine()) return Slot();
   Raise(Status(StatusCode::kNotInitialized,
-               forked.load() ? "this process was forked after hvd.init(); only the parent may use hora "
-                               "(start worker processes that need it with the spawn method)"
-                             : "hora has not been initialised; call hvd.init() first"));
+               forked.load()
+                   ? "this process was forked after hvd.init(); only the parent may use hora "
+                     "(start worker processes that need it with the spawn method)"
+                   : "hora has not been initialised; call hvd.init() first"));
 }
 
 void InstallEngine(std::shared_ptr<Engine> engine) {

@@ -9,8 +9,8 @@ namespace hora::bindings {
 
 // All with the GIL held.
 bool HasEngine();
-std::shared_ptr<Engine> CurrentEngine();          // raises NotInitializedError
+std::shared_ptr<Engine> CurrentEngine();  // raises NotInitializedError
 void InstallEngine(std::shared_ptr<Engine> engine);
-std::shared_ptr<Engine> RemoveEngine();           // null when there is none, or after a fork
+std::shared_ptr<Engine> RemoveEngine();  // null when there is none, or after a fork
 
 }  // namespace hora::bindings

@@ -7,7 +7,9 @@
 namespace hora::bindings {
 
 void BindConstants(pybind11::module_& module) {
-  const auto constant = [&](const char* name, auto value) { module.attr(name) = static_cast<int>(value); };
+  const auto constant = [&](const char* name, auto value) {
+    module.attr(name) = static_cast<int>(value);
+  };
   constant("ALLREDUCE", OpKind::kAllreduce);
   constant("ALLGATHER", OpKind::kAllgather);
   constant("BROADCAST", OpKind::kBroadcast);

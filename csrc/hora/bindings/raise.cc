@@ -9,16 +9,25 @@ namespace py = pybind11;
 
 const char* ExceptionFor(StatusCode code) {
   switch (code) {
-    case StatusCode::kInvalidArgument: return "UsageError";
-    case StatusCode::kMismatch: return "MismatchError";
-    case StatusCode::kPeerFailed: return "PeerFailedError";
-    case StatusCode::kStalled: return "StallError";
-    case StatusCode::kShutDown: return "ShutDownError";
-    case StatusCode::kNotInitialized: return "NotInitializedError";
-    case StatusCode::kTimeout: return "WaitTimeoutError";
-    case StatusCode::kResource: return "ResourceError";
+    case StatusCode::kInvalidArgument:
+      return "UsageError";
+    case StatusCode::kMismatch:
+      return "MismatchError";
+    case StatusCode::kPeerFailed:
+      return "PeerFailedError";
+    case StatusCode::kStalled:
+      return "StallError";
+    case StatusCode::kShutDown:
+      return "ShutDownError";
+    case StatusCode::kNotInitialized:
+      return "NotInitializedError";
+    case StatusCode::kTimeout:
+      return "WaitTimeoutError";
+    case StatusCode::kResource:
+      return "ResourceError";
     case StatusCode::kOk:
-    case StatusCode::kInternal: break;
+    case StatusCode::kInternal:
+      break;
   }
   return "InternalError";
 }

@@ -9,7 +9,8 @@ namespace hora::bindings {
 [[noreturn]] void Raise(const Status& status);
 
 inline void RaiseIfError(const Status& status) {
-  if (!status.ok()) [[unlikely]] Raise(status);
+  if (!status.ok()) [[unlikely]]
+    Raise(status);
 }
 
 }  // namespace hora::bindings

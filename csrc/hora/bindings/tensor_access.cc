@@ -25,13 +25,20 @@ std::optional<DType> ToDType(dlpack::DataType type) {
     DType dtype;
   };
   static constexpr std::array<Row, kDTypeCount> kRows = {{
-      {dlpack::kUInt, 8, DType::kUInt8},          {dlpack::kInt, 8, DType::kInt8},
-      {dlpack::kUInt, 16, DType::kUInt16},        {dlpack::kInt, 16, DType::kInt16},
-      {dlpack::kUInt, 32, DType::kUInt32},        {dlpack::kInt, 32, DType::kInt32},
-      {dlpack::kUInt, 64, DType::kUInt64},        {dlpack::kInt, 64, DType::kInt64},
-      {dlpack::kFloat, 16, DType::kFloat16},      {dlpack::kBFloat, 16, DType::kBFloat16},
-      {dlpack::kFloat, 32, DType::kFloat32},      {dlpack::kFloat, 64, DType::kFloat64},
-      {dlpack::kBool, 8, DType::kBool},           {dlpack::kComplex, 64, DType::kComplex64},
+      {dlpack::kUInt, 8, DType::kUInt8},
+      {dlpack::kInt, 8, DType::kInt8},
+      {dlpack::kUInt, 16, DType::kUInt16},
+      {dlpack::kInt, 16, DType::kInt16},
+      {dlpack::kUInt, 32, DType::kUInt32},
+      {dlpack::kInt, 32, DType::kInt32},
+      {dlpack::kUInt, 64, DType::kUInt64},
+      {dlpack::kInt, 64, DType::kInt64},
+      {dlpack::kFloat, 16, DType::kFloat16},
+      {dlpack::kBFloat, 16, DType::kBFloat16},
+      {dlpack::kFloat, 32, DType::kFloat32},
+      {dlpack::kFloat, 64, DType::kFloat64},
+      {dlpack::kBool, 8, DType::kBool},
+      {dlpack::kComplex, 64, DType::kComplex64},
       {dlpack::kComplex, 128, DType::kComplex128},
       {dlpack::kFloat8E4M3FN, 8, DType::kFloat8E4M3FN},
       {dlpack::kFloat8E4M3FNUZ, 8, DType::kFloat8E4M3FNUZ},
@@ -67,8 +74,8 @@ bool IsDense(const dlpack::Tensor& tensor) {
 TensorView FromDLPack(const dlpack::Tensor& tensor) {
   const std::optional<DType> dtype = ToDType(tensor.dtype);
   if (!dtype) {
-    Refuse(fmt::format("tensors of DLPack type code {} with {} bits are not supported", tensor.dtype.code,
-                       tensor.dtype.bits));
+    Refuse(fmt::format("tensors of DLPack type code {} with {} bits are not supported",
+                       tensor.dtype.code, tensor.dtype.bits));
   }
   if (!IsDense(tensor)) Refuse("the tensor is not contiguous; pass tensor.contiguous()");
   if (tensor.device.type != dlpack::kCpu && tensor.device.type != dlpack::kCuda) {
@@ -87,12 +94,14 @@ TensorView FromAttributes(py::handle tensor) {
   const std::optional<DType> dtype = ToDType(std::string_view(dtype_name));
   if (!dtype) Refuse(fmt::format("tensors of {} are not supported", dtype_name));
   const std::string layout = py::str(tensor.attr("layout"));
-  if (layout != "torch.strided") Refuse(fmt::format("tensors of layout {} are not supported", layout));
+  if (layout != "torch.strided")
+    Refuse(fmt::format("tensors of layout {} are not supported", layout));
   if (!tensor.attr("is_contiguous")().cast<bool>()) {
     Refuse("the tensor is not contiguous; pass tensor.contiguous()");
   }
   const std::string device = py::str(tensor.attr("device").attr("type"));
-  if (device != "cpu" && device != "cuda") Refuse(fmt::format("tensors on {} are not supported", device));
+  if (device != "cpu" && device != "cuda")
+    Refuse(fmt::format("tensors on {} are not supported", device));
   const py::object index = tensor.attr("device").attr("index");
   return {.data = reinterpret_cast<std::byte*>(tensor.attr("data_ptr")().cast<std::uintptr_t>()),
           .dtype = *dtype,

@@ -19,8 +19,9 @@ Status ControlPlane::Receive(Negotiator& negotiator, TimePoint now) {
     while (edge.link->Receive(frame_)) {
       Result<ControlMessage> message = Decode(frame_);
       if (!message) {
-        return Error(StatusCode::kInternal, "rank {} sent a control message that cannot be read: {}",
-                     edge.neighbour, message.error().message());
+        return Error(StatusCode::kInternal,
+                     "rank {} sent a control message that cannot be read: {}", edge.neighbour,
+                     message.error().message());
       }
       negotiator.Receive(edge.neighbour, std::move(*message), now);
     }
@@ -31,9 +32,8 @@ Status ControlPlane::Receive(Negotiator& negotiator, TimePoint now) {
 
 Status ControlPlane::Send(std::span<const NegotiatorActions::Outgoing> outgoing) {
   for (const auto& [neighbour, message, urgent] : outgoing) {
-    const auto edge = std::find_if(edges_.begin(), edges_.end(), [to = neighbour](const Edge& e) {
-      return e.neighbour == to;
-    });
+    const auto edge = std::find_if(edges_.begin(), edges_.end(),
+                                   [to = neighbour](const Edge& e) { return e.neighbour == to; });
     Check(edge != edges_.end(), "the negotiator speaks to tree neighbours only");
     if (Status status = Encode(message, frame_); !status.ok()) return status;
     if (Status status = edge->link->Send(frame_, urgent); !status.ok()) return status;

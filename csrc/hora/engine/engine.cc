@@ -20,7 +20,8 @@ constexpr Duration kShutdownPatience = std::chrono::seconds(2);
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
-std::vector<ControlPlane::Edge> Connect(const TreePosition& position, const std::shared_ptr<Board>& board) {
+std::vector<ControlPlane::Edge> Connect(const TreePosition& position,
+                                        const std::shared_ptr<Board>& board) {
   std::vector<ControlPlane::Edge> edges;
   if (!position.is_root()) {
     edges.push_back({position.parent, ShmLink::ToParent(board, position.rank, position.parent)});
@@ -31,14 +32,16 @@ std::vector<ControlPlane::Edge> Connect(const TreePosition& position, const std:
   return edges;
 }
 
-NegotiatorOptions OptionsOf(const Topology& topology, const Config& config, const Tunables& tunables) {
+NegotiatorOptions OptionsOf(const Topology& topology, const Config& config,
+                            const Tunables& tunables) {
   return {.position = TreePosition::Of(topology.rank, topology.size, tunables.tree_fan_out),
           .cache_capacity = tunables.cache_capacity,
           .stall_warning = config.stall_warning,
           .stall_abort = config.stall_abort};
 }
 
-std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const Topology& topology, const Config& config,
+std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const Topology& topology,
+                                                             const Config& config,
                                                              const std::shared_ptr<Board>& board,
                                                              const WaitPolicy& wait) {
   std::vector<std::unique_ptr<CollectiveBackend>> backends;
@@ -51,7 +54,8 @@ std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const Topology& top
 std::string DescribeStall(const StallSummary& stall) {
   const std::string missing = RanksText(stall.missing);
   return fmt::format(
-      "{} has waited {:.1f} s: submitted by {}, missing on {}. Every rank must submit the same names; "
+      "{} has waited {:.1f} s: submitted by {}, missing on {}. Every rank must submit the same "
+      "names; "
       "did {} skip a step, fail, or fall behind?",
       Quoted(stall.name), stall.waited_ms / 1000.0, RanksText(stall.submitted), missing, missing);
 }
@@ -217,8 +221,9 @@ void Engine::LeaveGroup() {
   while (queue_.pending() != 0 && !failed_.load() && Now() < deadline) {
     if (!HasWork() || !TryProgress()) YieldCore();
   }
-  const Status gone = Error(StatusCode::kShutDown, "rank {} has shut down while {} operations were pending",
-                            topology_.rank, queue_.pending());
+  const Status gone =
+      Error(StatusCode::kShutDown, "rank {} has shut down while {} operations were pending",
+            topology_.rank, queue_.pending());
   if (queue_.pending() != 0) board_->Abort(topology_.rank, gone);
   while (!progress_mutex_.try_lock()) YieldCore();  // an abort has freed whoever holds it
   if (!failed_.load() && !board_->aborted()) {

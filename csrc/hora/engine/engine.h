@@ -23,8 +23,8 @@ namespace hora {
 // N engines in one process are N ranks. Public members: any thread, unless said otherwise.
 //
 // Whoever waits, works: a thread in Wait takes the progress lock and runs the engine itself. The
-// background thread does so only for asynchronous work that nobody waits for; with nothing pending it
-// sleeps, and costs nothing.
+// background thread does so only for asynchronous work that nobody waits for; with nothing pending
+// it sleeps, and costs nothing.
 class Engine {
  public:
   // `group` comes from FormHostGroup; the engine takes it over, also when it fails.
@@ -37,7 +37,8 @@ class Engine {
   const Topology& topology() const { return topology_; }
   const Metrics& metrics() const { return metrics_; }
 
-  // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be woken.
+  // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be
+  // woken.
   Status Submit(TensorEntry entry, bool will_wait);
 
   // Works until the handle is done (kWoken), the deadline, or a signal (kInterrupted: call again).
@@ -46,8 +47,9 @@ class Engine {
   // Ends the group for everybody: a rank that is about to fail says why.
   void Abort(const Status& cause);
 
-  // Leaves the group. What is running everywhere is finished first; what is not agreed yet fails with
-  // kShutDown. Bounded by a few seconds even when peers hang. Idempotent; not concurrent with itself.
+  // Leaves the group. What is running everywhere is finished first; what is not agreed yet fails
+  // with kShutDown. Bounded by a few seconds even when peers hang. Idempotent; not concurrent with
+  // itself.
   void Shutdown();
 
   // In the child of a fork; see Liveness.
@@ -57,8 +59,8 @@ class Engine {
   Engine(const Topology& topology, const Config& config, HostGroup group);
 
   bool HasWork() const;
-  bool TryProgress();                // false when another thread has the progress lock
-  void Progress();                   // progress lock held
+  bool TryProgress();  // false when another thread has the progress lock
+  void Progress();     // progress lock held
   Status ExecuteAgreed();
   void FailClosed(const Status& cause);
   void HandOver();
@@ -74,19 +76,19 @@ class Engine {
   Metrics metrics_;
   TensorQueue queue_;
 
-  std::mutex progress_mutex_;                 // guards the stages below
-  ControlPlane control_;                      // NeedsAttention: any thread
+  std::mutex progress_mutex_;  // guards the stages below
+  ControlPlane control_;       // NeedsAttention: any thread
   Negotiator negotiator_;
   Executor executor_;
   std::vector<Request> fresh_;
   NegotiatorActions actions_;
 
-  std::atomic<bool> progressing_{false};      // somebody holds progress_mutex_
+  std::atomic<bool> progressing_{false};  // somebody holds progress_mutex_
   std::atomic<bool> failed_{false};
-  std::atomic<Duration::rep> next_tick_;      // since the clock's epoch
+  std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
   bool left_ = false;
   Liveness liveness_;
-  std::jthread background_;                   // last: uses all of the above
+  std::jthread background_;  // last: uses all of the above
 };
 
 }  // namespace hora

@@ -15,7 +15,8 @@
 
 namespace hora {
 
-// Owns the backends; uses the queue and the observer. Progress context only. Blocks while data moves.
+// Owns the backends; uses the queue and the observer. Progress context only. Blocks while data
+// moves.
 class Executor {
  public:
   Executor(int rank, int size, std::size_t fusion_threshold_bytes,

@@ -7,13 +7,14 @@ namespace hora {
 namespace {
 
 Status Invalid(const Request& request, std::string_view problem) {
-  return Error(StatusCode::kInvalidArgument, "{} '{}': {}", ToString(request.params.kind), request.name,
-               problem);
+  return Error(StatusCode::kInvalidArgument, "{} '{}': {}", ToString(request.params.kind),
+               request.name, problem);
 }
 
 Status CheckName(const Request& request) {
   if (request.name.empty() || request.name.size() > kMaxNameBytes) {
-    return Error(StatusCode::kInvalidArgument, "{}: a tensor's name has 1 to {} bytes, this one has {}",
+    return Error(StatusCode::kInvalidArgument,
+                 "{}: a tensor's name has 1 to {} bytes, this one has {}",
                  ToString(request.params.kind), kMaxNameBytes, request.name.size());
   }
   return Status::Ok();
@@ -22,12 +23,14 @@ Status CheckName(const Request& request) {
 Status CheckAllreduce(const Request& request) {
   const OpParams& params = request.params;
   if (!IsReducible(params.dtype)) {
-    return Invalid(request, fmt::format("{} cannot be reduced; (u)int8 to (u)int64, float16, bfloat16, "
-                                        "float32, float64 and bool can",
-                                        ToString(params.dtype)));
+    return Invalid(request,
+                   fmt::format("{} cannot be reduced; (u)int8 to (u)int64, float16, bfloat16, "
+                               "float32, float64 and bool can",
+                               ToString(params.dtype)));
   }
   if (params.dtype == DType::kBool && params.reduce_op == ReduceOp::kAverage) {
-    return Invalid(request, "the average of bool is not defined; use sum (or), min (and) or max (or)");
+    return Invalid(request,
+                   "the average of bool is not defined; use sum (or), min (and) or max (or)");
   }
   return Status::Ok();
 }
@@ -47,11 +50,13 @@ Status CheckSubmission(const TensorEntry& entry, int size) {
       return CheckAllreduce(request);
     case OpKind::kAllgather:
       if (params.shape.rank() > 0) return Status::Ok();
-      return Invalid(request, "a tensor without dimensions cannot be concatenated; reshape it to [1]");
+      return Invalid(request,
+                     "a tensor without dimensions cannot be concatenated; reshape it to [1]");
     case OpKind::kBroadcast:
       if (params.root_rank >= 0 && params.root_rank < size) return Status::Ok();
-      return Invalid(request, fmt::format("root_rank {} is not a rank of this job, which has 0 to {}",
-                                          params.root_rank, size - 1));
+      return Invalid(request,
+                     fmt::format("root_rank {} is not a rank of this job, which has 0 to {}",
+                                 params.root_rank, size - 1));
     case OpKind::kBarrier:
       return Status::Ok();
   }

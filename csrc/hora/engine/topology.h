@@ -2,8 +2,8 @@
 
 namespace hora {
 
-// Where this rank stands. "local" is among the ranks of its host, "cross" among the ranks of the same
-// local rank on all hosts.
+// Where this rank stands. "local" is among the ranks of its host, "cross" among the ranks of the
+// same local rank on all hosts.
 struct Topology {
   int rank = 0;
   int size = 1;

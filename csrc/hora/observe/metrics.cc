@@ -26,9 +26,10 @@ void Metrics::OnComplete(std::string_view, const Status& status) {
 }
 
 std::vector<std::pair<std::string_view, std::uint64_t>> Metrics::Values() const {
-  return {{"submitted", submitted_}, {"submitted_bytes", submitted_bytes_}, {"agreed", agreed_},
-          {"completed", completed_}, {"failed", failed_},
-          {"batches", batches_},     {"batch_bytes", batch_bytes_}};
+  return {{"submitted", submitted_},    {"submitted_bytes", submitted_bytes_},
+          {"agreed", agreed_},          {"completed", completed_},
+          {"failed", failed_},          {"batches", batches_},
+          {"batch_bytes", batch_bytes_}};
 }
 
 }  // namespace hora

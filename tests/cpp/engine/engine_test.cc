@@ -22,9 +22,8 @@ float SumOverRanks(int size, auto&& value) {
 
 class EngineOnRanks : public ::testing::TestWithParam<int> {};
 
-INSTANTIATE_TEST_SUITE_P(Sizes, EngineOnRanks, ::testing::Values(1, 2, 3, 4, 7), [](const auto& test) {
-  return std::to_string(test.param) + "ranks";
-});
+INSTANTIATE_TEST_SUITE_P(Sizes, EngineOnRanks, ::testing::Values(1, 2, 3, 4, 7),
+                         [](const auto& test) { return std::to_string(test.param) + "ranks"; });
 
 TEST_P(EngineOnRanks, AllreduceSumsOnEveryRank) {
   RunRanks(GetParam(), [](RankContext& self) {
@@ -32,7 +31,8 @@ TEST_P(EngineOnRanks, AllreduceSumsOnEveryRank) {
       std::vector<float> values(count, static_cast<float>(self.rank() + 1));
       ASSERT_TRUE(self.Wait(self.Allreduce("x", values)).ok());
       const float expected = SumOverRanks(self.size(), [](int rank) { return rank + 1; });
-      EXPECT_TRUE(std::all_of(values.begin(), values.end(), [&](float v) { return v == expected; }));
+      EXPECT_TRUE(
+          std::all_of(values.begin(), values.end(), [&](float v) { return v == expected; }));
     }
   });
 }
@@ -49,9 +49,11 @@ TEST_P(EngineOnRanks, NamesMayBeSubmittedInAnyOrder) {
       std::shuffle(order.begin(), order.end(), random);
       std::vector<std::shared_ptr<Handle>> handles;
       for (const int i : order) {
-        handles.push_back(self.Allreduce("w" + std::to_string(i), values[static_cast<std::size_t>(i)]));
+        handles.push_back(
+            self.Allreduce("w" + std::to_string(i), values[static_cast<std::size_t>(i)]));
       }
-      for (const auto& handle : handles) ASSERT_TRUE(self.Wait(handle).ok()) << handle->status().ToString();
+      for (const auto& handle : handles)
+        ASSERT_TRUE(self.Wait(handle).ok()) << handle->status().ToString();
       for (int i = 0; i < kTensors; ++i) {
         for (const float v : values[static_cast<std::size_t>(i)]) {
           ASSERT_EQ(v, static_cast<float>(self.size()) * (1.0f + static_cast<float>(i)));
@@ -64,7 +66,8 @@ TEST_P(EngineOnRanks, NamesMayBeSubmittedInAnyOrder) {
 TEST_P(EngineOnRanks, AllgatherConcatenatesUnevenRows) {
   RunRanks(GetParam(), [](RankContext& self) {
     for (int round = 0; round < 3; ++round) {
-      std::vector<float> rows(static_cast<std::size_t>(self.rank() * 1000 + round), self.rank() * 1.0f);
+      std::vector<float> rows(static_cast<std::size_t>(self.rank() * 1000 + round),
+                              self.rank() * 1.0f);
       const auto handle = self.Allgather("rows", rows);
       ASSERT_TRUE(self.Wait(handle).ok()) << handle->status().ToString();
       const auto& gathered = *handle->gathered();
@@ -149,7 +152,8 @@ TEST(Engine, WhatOneRankNeverSubmitsEndsInAStallErrorOnAll) {
       raised.fetch_add(1);
     } else {
       while (raised.load() < 2) YieldCore();
-      // Too late: the others have given up, and so has this rank's engine, which had nothing to wait for.
+      // Too late: the others have given up, and so has this rank's engine, which had nothing to
+      // wait for.
       EXPECT_EQ(self.Wait(self.Allreduce("lost", values)).code(), StatusCode::kStalled);
     }
   });

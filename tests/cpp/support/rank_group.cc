@@ -31,8 +31,8 @@ std::span<std::byte> BytesOf(std::vector<float>& values) {
 
 void RunRank(int rank, const RankGroupOptions& options, HostGroup group,
              const std::function<void(RankContext&)>& body) {
-  const Topology topology{.rank = rank, .size = options.size, .local_rank = rank,
-                          .local_size = options.size};
+  const Topology topology{
+      .rank = rank, .size = options.size, .local_rank = rank, .local_size = options.size};
   auto engine = Engine::Start(topology, options.config, std::move(group));
   std::exception_ptr failure;
   try {
@@ -41,7 +41,8 @@ void RunRank(int rank, const RankGroupOptions& options, HostGroup group,
     body(context);
   } catch (...) {
     failure = std::current_exception();
-    if (engine) (*engine)->Abort(Error(StatusCode::kPeerFailed, "the test failed on rank {}", rank));
+    if (engine)
+      (*engine)->Abort(Error(StatusCode::kPeerFailed, "the test failed on rank {}", rank));
   }
   if (failure) std::rethrow_exception(failure);
 }
@@ -55,8 +56,10 @@ std::shared_ptr<Handle> RankContext::Submit(Request request, std::span<std::byte
   const OpParams& params = entry.request.params;
   Shape shape = params.shape;
   if (params.kind == OpKind::kAllgather) shape = shape.WithFirstDim(entry.request.first_dim);
-  entry.input = {.data = input.data(), .dtype = params.dtype, .device = params.device, .shape = shape};
-  entry.output = {.data = output.data(), .dtype = params.dtype, .device = params.device, .shape = shape};
+  entry.input = {
+      .data = input.data(), .dtype = params.dtype, .device = params.device, .shape = shape};
+  entry.output = {
+      .data = output.data(), .dtype = params.dtype, .device = params.device, .shape = shape};
   if (Status status = engine_.Submit(std::move(entry), will_wait); !status.ok()) {
     handle = std::make_shared<Handle>(handle->name());
     handle->Complete(std::move(status));
@@ -68,7 +71,8 @@ Status RankContext::Wait(const std::shared_ptr<Handle>& handle) {
   const TimePoint deadline = SteadyClock::Instance().Now() + kPatience;
   while (!handle->done()) {
     if (engine_.Wait(*handle, deadline) == WakeReason::kDeadline) {
-      throw std::runtime_error("rank " + std::to_string(rank_) + " hangs in '" + handle->name() + "'");
+      throw std::runtime_error("rank " + std::to_string(rank_) + " hangs in '" + handle->name() +
+                               "'");
     }
   }
   return handle->status();
@@ -76,18 +80,20 @@ Status RankContext::Wait(const std::shared_ptr<Handle>& handle) {
 
 std::shared_ptr<Handle> RankContext::Allreduce(const std::string& name, std::vector<float>& values,
                                                ReduceOp op) {
-  Request request{.name = name,
-                  .params = FloatParams(OpKind::kAllreduce, static_cast<std::int64_t>(values.size())),
-                  .first_dim = 0};
+  Request request{
+      .name = name,
+      .params = FloatParams(OpKind::kAllreduce, static_cast<std::int64_t>(values.size())),
+      .first_dim = 0};
   request.params.reduce_op = op;
   return Submit(std::move(request), BytesOf(values), BytesOf(values));
 }
 
 std::shared_ptr<Handle> RankContext::Broadcast(const std::string& name, std::vector<float>& values,
                                                int root) {
-  Request request{.name = name,
-                  .params = FloatParams(OpKind::kBroadcast, static_cast<std::int64_t>(values.size())),
-                  .first_dim = 0};
+  Request request{
+      .name = name,
+      .params = FloatParams(OpKind::kBroadcast, static_cast<std::int64_t>(values.size())),
+      .first_dim = 0};
   request.params.root_rank = root;
   return Submit(std::move(request), BytesOf(values), BytesOf(values));
 }

@@ -11,7 +11,8 @@
 
 namespace hora::testing {
 
-// What a test does as one rank. Blocking calls fail the test instead of hanging: each has a deadline.
+// What a test does as one rank. Blocking calls fail the test instead of hanging: each has a
+// deadline.
 class RankContext {
  public:
   RankContext(int rank, int size, Engine& engine) : rank_(rank), size_(size), engine_(engine) {}
@@ -43,8 +44,8 @@ struct RankGroupOptions {
   Config config;
 };
 
-// Starts the engines, runs `body` on every rank's thread, shuts down (concurrently, as processes would).
-// The first exception of any rank is rethrown.
+// Starts the engines, runs `body` on every rank's thread, shuts down (concurrently, as processes
+// would). The first exception of any rank is rethrown.
 void RunRanks(const RankGroupOptions& options, const std::function<void(RankContext&)>& body);
 inline void RunRanks(int size, const std::function<void(RankContext&)>& body) {
   RunRanks(RankGroupOptions{.size = size, .config = {}}, body);
