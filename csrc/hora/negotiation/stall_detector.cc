@@ -89,7 +89,7 @@ std::string StallAbortText(const StallSummary& summary, std::size_t other_cases)
   if (other_cases > 0) text += fmt::format(" ({} more operations wait as well)", other_cases);
   return text +
          ". Let every rank submit the same operations; if a rank may be this late, increase "
-         "HORA_STALL_ABORT_SECONDS or HORA_STALL_WARNING_SECONDS.";
+         "HORA_STALL_ABORT_SECONDS.";
 }
 
 }  // namespace hora

@@ -71,6 +71,16 @@ void Ledger::CheckExpected(const Response& response) {
   }
 }
 
+void Ledger::AgreementEnded(int rank) {
+  const std::size_t index = of(rank).agreements++;
+  if (index == agreement_ends_.size()) {
+    agreement_ends_.push_back(of(rank).executed);
+  } else if (agreement_ends_[index] != of(rank).executed) {
+    Violation(fmt::format("rank {} ends agreement {} after {} responses, another rank after {}",
+                          rank, index, of(rank).executed, agreement_ends_[index]));
+  }
+}
+
 void Ledger::Rejected(int rank, const std::string& name, const Status& status) {
   if (of(rank).pending.erase(name) == 0) {
     Violation(fmt::format("rank {} rejects '{}', which is not pending there: {}", rank, name,

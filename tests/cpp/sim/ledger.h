@@ -16,13 +16,15 @@ namespace hora::sim {
 
 // Fed with everything that the ranks do; remembers the first violation, with the rank and the name.
 // Invariants: a submission ends exactly once; all ranks execute the same responses in the same
-// order; a response is what the workload says; caches are equal at equal numbers of agreements.
+// order, parted into the same agreements; a response is what the workload says; caches are equal at
+// equal numbers of agreements.
 class Ledger {
  public:
   Ledger(const Workload& workload, int size);
 
   void Submitted(int rank, const std::string& name);
   void Executed(int rank, const Response& response);
+  void AgreementEnded(int rank);
   void Rejected(int rank, const std::string& name, const Status& status);
   void Failed(int rank, const Status& status);  // ends all that is pending there
   void Cached(int rank, std::uint64_t agreements, const ResponseCache& cache);
@@ -40,6 +42,7 @@ class Ledger {
   struct PerRank {
     std::unordered_set<std::string> pending;
     std::size_t executed = 0;
+    std::size_t agreements = 0;
     bool failed = false;
   };
 
@@ -50,6 +53,7 @@ class Ledger {
   const Workload& workload_;
   std::vector<PerRank> ranks_;
   std::vector<Response> history_;                  // as executed by whoever was first
+  std::vector<std::size_t> agreement_ends_;        // in history_
   std::vector<int> rounds_;                        // by name: how often it is in history_
   std::map<std::uint64_t, std::uint64_t> caches_;  // digest by number of agreements
   std::string violation_;

@@ -10,6 +10,9 @@ namespace hora::sim {
 namespace {
 
 constexpr std::array kSizes = {2, 3, 4, 5, 7, 8, 16, 33, 64, 128, 256, 1024};
+// Far beyond the time that a world without absent ranks takes.
+constexpr Duration kStallWarning = std::chrono::seconds(100);
+constexpr Duration kStallAbort = std::chrono::seconds(300);
 constexpr int kCodecOneIn = 8;  // messages that also pass through bytes
 
 TimePoint At(std::int64_t us) { return TimePoint(std::chrono::microseconds(us)); }
@@ -39,14 +42,21 @@ WorldOptions WorldOptions::FromSeed(std::uint64_t seed, int max_size) {
   return options;
 }
 
+WorldOptions WorldOptions::StallFromSeed(std::uint64_t seed, int max_size) {
+  WorldOptions options = FromSeed(seed, max_size);
+  options.leavers = 0;
+  options.absentees = Random(Mix(seed, 0xAB5E)).Between(1, options.workload.size - 1);
+  return options;
+}
+
 std::string WorldOptions::ToString() const {
   return fmt::format(
       "{} ranks, fan-out {}, cache of {}, {} names × {} rounds{}, change 1/{}, disagree 1/{}, "
       "delay "
-      "{} µs, think {} µs, {} leave",
+      "{} µs, think {} µs, {} leave, {} absent",
       workload.size, fan_out, cache_capacity, workload.names, workload.rounds,
       lockstep ? " in lockstep" : "", workload.change_one_in, workload.disagree_one_in,
-      max_delay_us, max_think_us, leavers);
+      max_delay_us, max_think_us, leavers, absentees);
 }
 
 World::World(WorldOptions options)
@@ -60,14 +70,23 @@ World::World(WorldOptions options)
     Rank& own = ranks_.emplace_back();
     own.negotiator = std::make_unique<Negotiator>(
         NegotiatorOptions{.position = TreePosition::Of(rank, size, options_.fan_out),
-                          .cache_capacity = options_.cache_capacity});
-    own.next_round.assign(static_cast<std::size_t>(workload_.names()), 0);
-    own.left_to_submit = total;
-    own.think_us = random_.Between(1, options_.max_think_us);
+                          .cache_capacity = options_.cache_capacity,
+                          .stall_warning = kStallWarning,
+                          .stall_abort = kStallAbort});
+    own.program = {.next_round = std::vector<int>(static_cast<std::size_t>(workload_.names())),
+                   .left_to_submit = total,
+                   .think_us = random_.Between(1, options_.max_think_us)};
     Schedule(What::kSubmit, rank, random_.Below(options_.max_think_us));
   }
   for (int i = 0; i < options_.leavers; ++i) {
-    of(random_.Below(size)).leave_after = random_.Below(total + 1);
+    of(random_.Below(size)).program.leave_after = random_.Below(total + 1);
+  }
+  for (int absent = 0; absent < options_.absentees;) {
+    Program& program = of(random_.Below(size)).program;
+    if (program.absent) continue;
+    program.absent = true;
+    --program.left_to_submit;
+    ++absent;
   }
 }
 
@@ -87,10 +106,14 @@ std::string World::Run() {
       case What::kProgress:
         Progress(event.rank);
         break;
+      case What::kTick:
+        Tick(event.rank);
+        break;
     }
   }
   if (ledger_.ok()) ledger_.Finish();
-  if (ledger_.ok()) CheckMessageCounts();
+  if (ledger_.ok() && options_.absentees == 0) CheckMessageCounts();
+  if (ledger_.ok() && options_.absentees > 0) CheckStalls();
   return ledger_.violation();
 }
 
@@ -100,41 +123,48 @@ void World::Schedule(What what, int rank, std::int64_t delay, int from) {
 
 void World::Submit(int rank) {
   Rank& own = of(rank);
-  if (own.leaving || own.left_to_submit == 0) return;
+  Program& program = own.program;
+  if (own.leaving || program.left_to_submit == 0) return;
   const int total = workload_.names() * workload_.rounds();
-  if (own.leave_after >= 0 && total - own.left_to_submit >= own.leave_after) return Leave(rank);
+  if (program.leave_after >= 0 && total - program.left_to_submit >= program.leave_after) {
+    return Leave(rank);
+  }
   const int name = ChooseName(rank);
   if (name < 0) {
     own.asleep = true;
     return;
   }
-  Request request = workload_.Ask(name, own.next_round[static_cast<std::size_t>(name)]++, rank);
-  --own.left_to_submit;
+  Request request = workload_.Ask(name, program.next_round[static_cast<std::size_t>(name)]++, rank);
+  --program.left_to_submit;
   ledger_.Submitted(rank, request.name);
   own.negotiator->Submit(std::move(request), At(now_us_));
-  if (own.negotiator->closed()) own.left_to_submit = 0;  // it is rejected, and nothing follows
+  if (own.negotiator->closed()) program.left_to_submit = 0;  // it is rejected, nothing follows
   WakeSubmitter(rank);
-  Schedule(What::kProgress, rank, random_.Below(own.think_us));
+  Schedule(What::kProgress, rank, random_.Below(program.think_us));
 }
 
 // Any name that is not pending, so that the ranks' orders have nothing in common.
 int World::ChooseName(int rank) {
-  const Rank& own = of(rank);
   const int names = workload_.names();
   const int first = random_.Below(names);
   for (int i = 0; i < names; ++i) {
     const int name = (first + i) % names;
-    const int round = own.next_round[static_cast<std::size_t>(name)];
-    const bool now = options_.lockstep ? round == own.round : round < workload_.rounds();
-    if (now && !ledger_.IsPending(rank, workload_.NameOf(name))) return name;
+    if (IsDue(rank, name) && !ledger_.IsPending(rank, workload_.NameOf(name))) return name;
   }
   return -1;
+}
+
+bool World::IsDue(int rank, int name) {
+  const Program& program = of(rank).program;
+  const int round = program.next_round[static_cast<std::size_t>(name)];
+  if (program.absent && name == 0 && round == workload_.rounds() - 1) return false;
+  return options_.lockstep ? round == program.round : round < workload_.rounds();
 }
 
 void World::Leave(int rank) {
   of(rank).leaving = true;
   of(rank).negotiator->Leave();
-  Schedule(What::kProgress, rank, random_.Below(of(rank).think_us));
+  Schedule(What::kProgress, rank, random_.Below(of(rank).program.think_us));
 }
 
 void World::Deliver(int rank, int from) {
@@ -165,21 +195,50 @@ void World::Progress(int rank) {
   Act(rank, actions_);
   // As soon as its shutdown has taken effect, a rank's process ends.
   if (own.leaving && own.negotiator->closed()) own.gone = true;
+  if (options_.absentees > 0) ScheduleTick(rank);
+}
+
+void World::Tick(int rank) {
+  of(rank).tick_at_us = kNever;
+  of(rank).negotiator->Tick(At(now_us_));
+  Progress(rank);
+}
+
+void World::ScheduleTick(int rank) {
+  const TimePoint deadline = of(rank).negotiator->NextDeadline();
+  if (deadline == TimePoint::max()) return;
+  const auto at_us =
+      std::chrono::ceil<std::chrono::microseconds>(deadline.time_since_epoch()).count();
+  if (at_us >= of(rank).tick_at_us) return;
+  of(rank).tick_at_us = at_us;
+  Schedule(What::kTick, rank, std::max<std::int64_t>(at_us - now_us_, 0));
 }
 
 void World::Act(int rank, NegotiatorActions& actions) {
   for (auto& outgoing : actions.send) Send(rank, outgoing);
-  for (const Response& response : actions.execute) ledger_.Executed(rank, response);
-  for (const auto& [name, status] : actions.reject) ledger_.Rejected(rank, name, status);
-  if (!actions.failure.ok()) {
-    ledger_.Violation(fmt::format("rank {} fails: {}", rank, actions.failure.ToString()));
+  std::size_t executed = 0;
+  for (const std::size_t end : actions.agreement_ends) {
+    for (; executed < end; ++executed) ledger_.Executed(rank, actions.execute[executed]);
+    ledger_.AgreementEnded(rank);
   }
+  if (executed != actions.execute.size()) ledger_.Violation("a response belongs to no agreement");
+  for (const auto& [name, status] : actions.reject) ledger_.Rejected(rank, name, status);
   Rank& own = of(rank);
+  for (StallSummary& summary : actions.stalled) own.stalls.push_back(std::move(summary));
+  if (!actions.failure.ok()) {
+    const bool expected = options_.absentees > 0 &&
+                          actions.failure.code() == StatusCode::kStalled && own.failure.ok();
+    if (!expected) {
+      ledger_.Violation(fmt::format("rank {} fails: {}", rank, actions.failure.ToString()));
+    }
+    own.failure = actions.failure;
+    ledger_.Failed(rank, actions.failure);
+  }
   if (!actions.execute.empty()) {
     ledger_.Cached(rank, own.negotiator->agreement_count(), own.negotiator->cache());
   }
   const bool round_done = own.negotiator->pending_count() == 0 && ChooseName(rank) < 0;
-  if (options_.lockstep && round_done) ++own.round;
+  if (options_.lockstep && round_done) ++own.program.round;
   if (own.asleep) WakeSubmitter(rank);
 }
 
@@ -196,8 +255,8 @@ void World::Send(int from, NegotiatorActions::Outgoing& outgoing) {
 
 void World::WakeSubmitter(int rank) {
   of(rank).asleep = false;
-  if (of(rank).left_to_submit > 0) {
-    Schedule(What::kSubmit, rank, random_.Below(of(rank).think_us + 1));
+  if (of(rank).program.left_to_submit > 0) {
+    Schedule(What::kSubmit, rank, random_.Below(of(rank).program.think_us + 1));
   }
 }
 
@@ -211,6 +270,29 @@ void World::CheckMessageCounts() {
     if (of(rank).sent > most) {
       ledger_.Violation(fmt::format("rank {} has sent {} messages, at most {} are needed", rank,
                                     of(rank).sent, most));
+    }
+  }
+}
+
+// Everybody has been told once who is missing, and has failed for that reason.
+void World::CheckStalls() {
+  RankSet absent;
+  for (int rank = 0; rank < options_.workload.size; ++rank) {
+    if (of(rank).program.absent) absent.Add(rank);
+  }
+  RankSet present = RankSet::AllOf(options_.workload.size);
+  present.Remove(absent);
+  for (int rank = 0; rank < options_.workload.size; ++rank) {
+    const Rank& own = of(rank);
+    if (own.failure.ok() || !(own.failure == of(0).failure)) {
+      ledger_.Violation(fmt::format("rank {} ends in {}, rank 0 in {}", rank,
+                                    own.failure.ToString(), of(0).failure.ToString()));
+    }
+    if (own.stalls.size() != 1 || own.stalls[0].name != workload_.NameOf(0) ||
+        !(own.stalls[0].missing == absent) || !(own.stalls[0].submitted == present)) {
+      ledger_.Violation(fmt::format("rank {} hears {} summaries, the first says that {} miss", rank,
+                                    own.stalls.size(),
+                                    own.stalls.empty() ? "?" : own.stalls[0].missing.ToString()));
     }
   }
 }

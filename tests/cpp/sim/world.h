@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <queue>
 #include <string>
@@ -23,9 +25,11 @@ struct WorldOptions {
   bool lockstep = false;   // a rank begins round n+1 when it has finished round n, as in training
   int max_delay_us = 100;  // of a message; each edge draws its own
   int max_think_us = 50;   // between two submissions of a rank
+  int absentees = 0;       // ranks that never submit the last round of the first name
   int leavers = 0;         // ranks that shut down somewhere on the way
 
   static WorldOptions FromSeed(std::uint64_t seed, int max_size);
+  static WorldOptions StallFromSeed(std::uint64_t seed, int max_size);
   std::string ToString() const;
 };
 
@@ -42,7 +46,8 @@ class World {
   int executed() const { return ledger_.executed_count(0); }
 
  private:
-  enum class What : std::uint8_t { kSubmit, kDeliver, kProgress };
+  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  enum class What : std::uint8_t { kSubmit, kDeliver, kProgress, kTick };
   struct Event {
     std::int64_t at = 0;
     std::uint64_t tie = 0;  // events of the same time happen in random order
@@ -54,18 +59,25 @@ class World {
       return at != other.at ? at > other.at : tie > other.tie;
     }
   };
-  struct Rank {
-    std::unique_ptr<Negotiator> negotiator;
+  struct Program {                // what a rank still wants to do
     std::vector<int> next_round;  // by name
     int round = 0;                // lockstep: of all names
     int left_to_submit = 0;
     int leave_after = -1;  // submissions; -1: stays
     int think_us = 1;
+    bool absent = false;  // of the last round of the first name
+  };
+  struct Rank {
+    std::unique_ptr<Negotiator> negotiator;
+    Program program;
     bool progress_due = false;
     bool asleep = false;  // nothing can be submitted before something completes
     bool leaving = false;
     bool gone = false;
+    std::int64_t tick_at_us = kNever;
     std::uint64_t sent = 0;
+    std::vector<StallSummary> stalls;
+    Status failure;
   };
   struct Edge {
     std::deque<ControlMessage> under_way;
@@ -78,11 +90,15 @@ class World {
   void Leave(int rank);
   void Deliver(int rank, int from);
   void Progress(int rank);
+  void Tick(int rank);
+  void ScheduleTick(int rank);
   void Act(int rank, NegotiatorActions& actions);
   void Send(int from, NegotiatorActions::Outgoing& outgoing);
   void WakeSubmitter(int rank);
   int ChooseName(int rank);
+  bool IsDue(int rank, int name);
   void CheckMessageCounts();
+  void CheckStalls();
   Rank& of(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
   Edge& EdgeOf(int from, int to);
 

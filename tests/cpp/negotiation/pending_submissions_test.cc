@@ -1,0 +1,55 @@
+#include "hora/negotiation/pending_submissions.h"
+
+#include <gtest/gtest.h>
+
+namespace hora {
+namespace {
+
+TimePoint At(int second) { return TimePoint(std::chrono::seconds(second)); }
+
+TEST(PendingSubmissions, FindsBySlotAndByName) {
+  PendingSubmissions pending;
+  pending.Add("a", OpKind::kAllreduce, -1, At(1));
+  pending.Add("b", OpKind::kAllgather, 3, At(2));
+  EXPECT_EQ(pending.size(), 2u);
+  EXPECT_EQ(pending.Find("b", 3)->kind, OpKind::kAllgather);
+  EXPECT_EQ(pending.Find("a", -1)->since, At(1));
+  EXPECT_EQ(pending.Find("c", 0), nullptr);
+  pending.SlotEvicted(3);
+  EXPECT_EQ(pending.Find("b", -1)->name, "b");
+  pending.EraseSlot(3);  // holds another name now
+  EXPECT_EQ(pending.size(), 2u);
+  pending.Erase("b", -1);
+  EXPECT_EQ(pending.size(), 1u);
+}
+
+TEST(PendingSubmissions, AnEmptyNameIsANameLikeOthers) {
+  PendingSubmissions pending;
+  pending.Add("", OpKind::kAllreduce, -1, At(1));
+  pending.EraseSlot(0);
+  EXPECT_EQ(pending.size(), 1u);
+  pending.Erase("", -1);
+  EXPECT_EQ(pending.oldest(), nullptr);
+}
+
+TEST(PendingSubmissions, KeepsTheOrderOfSubmissionAndTheMark) {
+  PendingSubmissions pending;
+  for (int i = 0; i < 4; ++i) pending.Add(std::to_string(i), OpKind::kAllreduce, i, At(i));
+  pending.MarkReported();
+  EXPECT_EQ(pending.oldest_unreported()->name, "1");
+  pending.EraseSlot(1);  // the mark moves on
+  EXPECT_EQ(pending.oldest_unreported()->name, "2");
+  pending.EraseSlot(0);
+  EXPECT_EQ(pending.oldest()->name, "2");
+  pending.MarkReported();
+  pending.MarkReported();
+  EXPECT_EQ(pending.oldest_unreported(), nullptr);
+  pending.Add("4", OpKind::kAllreduce, 0, At(4));
+  EXPECT_EQ(pending.oldest_unreported()->name, "4");
+  EXPECT_EQ(pending.NewerThan(*pending.oldest())->name, "3");
+  pending.Add("5", OpKind::kAllreduce, 1, At(0));  // a clock that went back
+  EXPECT_EQ(pending.Find("5", 1)->since, At(4));
+}
+
+}  // namespace
+}  // namespace hora

@@ -1,0 +1,141 @@
+#include "hora/negotiation/request_validator.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "hora/wire/limits.h"
+#include "negotiation/negotiator_tree.h"
+
+namespace hora {
+namespace {
+
+SubtreeRequest Asked(const std::vector<Request>& by_rank) {
+  SubtreeRequest asked{.name = by_rank.front().name};
+  for (std::size_t rank = 0; rank < by_rank.size(); ++rank) {
+    const Request& request = by_rank[rank];
+    auto same = asked.variants.begin();
+    while (same != asked.variants.end() && !(same->params == request.params)) ++same;
+    if (same == asked.variants.end()) same = asked.variants.insert(same, {request.params});
+    same->ranks.Add(static_cast<int>(rank));
+    if (request.params.kind == OpKind::kAllgather) {
+      same->first_dims.push_back({static_cast<int>(rank), request.first_dim});
+    }
+  }
+  return asked;
+}
+
+Response Decided(const std::vector<Request>& by_rank) {
+  return Decide(Asked(by_rank), static_cast<int>(by_rank.size()));
+}
+
+std::string Mismatch(const std::vector<Request>& by_rank) {
+  const Response response = Decided(by_rank);
+  EXPECT_EQ(response.error.code(), StatusCode::kMismatch);
+  EXPECT_EQ(response.name, by_rank.front().name);
+  return response.error.message();
+}
+
+Request Changed(Request request, const std::function<void(OpParams&)>& change) {
+  change(request.params);
+  return request;
+}
+
+TEST(RequestValidator, AgreementCarriesTheParameters) {
+  const Response response = Decided({Allgather("x", 2), Allgather("x", 0), Allgather("x", 5)});
+  EXPECT_TRUE(response.error.ok());
+  EXPECT_EQ(response.params, Allgather("x", 2).params);
+  EXPECT_EQ(response.first_dims, (std::vector<std::int64_t>{2, 0, 5}));
+}
+
+TEST(RequestValidator, ShapeMismatch) {
+  EXPECT_EQ(Mismatch({Allreduce("grad.w", {2, 3}), Allreduce("grad.w", {3, 2}),
+                      Allreduce("grad.w", {2, 3}), Allreduce("grad.w", {2, 3})}),
+            "allreduce 'grad.w': ranks disagree on shape: ranks 0, 2-3: [2, 3]; rank 1: [3, 2]. "
+            "Submit the same shape on every rank.");
+}
+
+TEST(RequestValidator, AllgatherMayDifferInTheFirstDimensionOnly) {
+  EXPECT_EQ(Mismatch({Allgather("x", 1, 3), Allgather("x", 2, 4)}),
+            "allgather 'x': ranks disagree on shape after the first dimension: rank 0: [*, 3]; "
+            "rank 1: [*, 4]. Submit the same shape after the first dimension on every rank.");
+}
+
+TEST(RequestValidator, EveryAspectIsNamed) {
+  const Request base = Allreduce("w");
+  const auto differs = [&](const std::function<void(OpParams&)>& change) {
+    return Mismatch({base, Changed(base, change)});
+  };
+  EXPECT_EQ(differs([](OpParams& p) { p.dtype = DType::kFloat64; }),
+            "allreduce 'w': ranks disagree on dtype: rank 0: float32; rank 1: float64. Submit the "
+            "same dtype on every rank.");
+  EXPECT_EQ(differs([](OpParams& p) { p.reduce_op = ReduceOp::kMax; }),
+            "allreduce 'w': ranks disagree on reduce op: rank 0: sum; rank 1: max. Submit the same "
+            "reduce op on every rank.");
+  EXPECT_EQ(differs([](OpParams& p) { p.prescale = 0.5; }),
+            "allreduce 'w': ranks disagree on prescale: rank 0: 1; rank 1: 0.5. Submit the same "
+            "prescale on every rank.");
+  EXPECT_EQ(differs([](OpParams& p) { p.postscale = 0.25; }),
+            "allreduce 'w': ranks disagree on postscale: rank 0: 1; rank 1: 0.25. Submit the same "
+            "postscale on every rank.");
+  EXPECT_EQ(differs([](OpParams& p) { p.device.type = DeviceType::kCuda; }),
+            "allreduce 'w': ranks disagree on device: rank 0: cpu; rank 1: cuda. Submit the same "
+            "device on every rank.");
+  EXPECT_EQ(
+      Mismatch({Broadcast("b", 0), Broadcast("b", 1)}),
+      "broadcast 'b': ranks disagree on root rank: rank 0: 0; rank 1: 1. Submit the same root "
+      "rank on every rank.");
+}
+
+TEST(RequestValidator, SeveralAspectsAndDifferentOperations) {
+  EXPECT_EQ(Mismatch({Allreduce("w", {4}),
+                      Changed(Allreduce("w", {5}), [](OpParams& p) { p.dtype = DType::kInt32; })}),
+            "allreduce 'w': ranks disagree on dtype: rank 0: float32; rank 1: int32; and on shape: "
+            "rank 0: [4]; rank 1: [5]. Submit the same dtype and shape on every rank.");
+  EXPECT_EQ(
+      Mismatch({Allreduce("w"), Broadcast("w", 0)}),
+      "'w': ranks disagree on operation: rank 0: allreduce; rank 1: broadcast. Submit the same "
+      "operation on every rank.");
+}
+
+TEST(RequestValidator, TheTextIsShortForManyRanksAndValues) {
+  std::vector<Request> by_rank;
+  for (int rank = 0; rank < 1024; ++rank) {
+    Request request = Allreduce(std::string(kMaxNameBytes, 'n'), {rank % 2 == 0 ? 1 : rank});
+    request.params.shape = Shape(std::vector<std::int64_t>(kMaxDimensions, 1000000 + rank % 300));
+    request.params.dtype = rank % 2 == 0 ? DType::kFloat32 : DType::kFloat64;
+    by_rank.push_back(std::move(request));
+  }
+  const std::string text = Mismatch(by_rank);
+  EXPECT_LT(text.size(), 4096u);
+  EXPECT_NE(text.find("other values"), std::string::npos);
+}
+
+TEST(RequestValidator, WhatAllAskForMustBePossible) {
+  Response response = Decided({Broadcast("b", 2), Broadcast("b", 2)});
+  EXPECT_EQ(response.error.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(response.error.message(), "broadcast 'b': root rank 2 is not between 0 and 1");
+  Request scalar = Changed(Allgather("x", 0), [](OpParams& p) { p.shape = {}; });
+  EXPECT_EQ(Decided({scalar, scalar}).error.code(), StatusCode::kInvalidArgument);
+  Request complex = Changed(Allreduce("c"), [](OpParams& p) { p.dtype = DType::kComplex64; });
+  EXPECT_EQ(Decided({complex, complex}).error.code(), StatusCode::kInvalidArgument);
+  const std::int64_t huge = std::numeric_limits<std::int64_t>::max();
+  response = Decided({Allgather("x", huge), Allgather("x", huge)});
+  EXPECT_EQ(response.error.code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(response.first_dims.empty());
+}
+
+TEST(RequestValidator, WhatTheWireWouldRefuseIsRefusedHere) {
+  EXPECT_TRUE(CheckRequest(Allreduce("w")).ok());
+  EXPECT_FALSE(CheckRequest(Allreduce(std::string(kMaxNameBytes + 1, 'n'))).ok());
+  EXPECT_FALSE(CheckRequest(Allreduce("w", {-1})).ok());
+  EXPECT_FALSE(CheckRequest(Allgather("w", -1)).ok());
+  const std::vector<std::int64_t> many(kMaxDimensions + 1, 1);
+  EXPECT_FALSE(CheckRequest(Allreduce("w", Shape(many))).ok());
+  EXPECT_FALSE(CheckRequest(Changed(Allreduce("w"), [](OpParams& p) {
+                 p.postscale = std::numeric_limits<double>::infinity();
+               })).ok());
+}
+
+}  // namespace
+}  // namespace hora
