@@ -29,7 +29,7 @@ from hora.torch.submission import (
     start_in_place,
     start_out_of_place,
 )
-from hora.torch.tensors import MOVABLE, NUMBERS, is_plain
+from hora.torch.tensors import MOVABLE, NUMBERS, is_direct, is_plain
 
 __all__ = [
     "Average",
@@ -172,7 +172,7 @@ def allgather_async(tensor: torch.Tensor, name: str | None = None) -> Handle:
 
 def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None) -> torch.Tensor:
     """Replaces the tensor's values, on every rank, by those of ``root_rank``; returns it."""
-    if not is_plain(tensor, MOVABLE):
+    if not is_direct(tensor, MOVABLE):
         start_in_place(BROADCAST, name, tensor, Terms(root_rank=root_rank)).wait()
         return tensor
     if name is None:

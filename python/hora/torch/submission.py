@@ -16,7 +16,7 @@ from hora.torch.tensors import (
     REDUCIBLE,
     check_tensor,
     dense,
-    is_plain,
+    is_direct,
     may_overlap,
 )
 
@@ -66,7 +66,7 @@ def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Te
     """Starts an operation whose result replaces the tensor's values, whatever its strides."""
     slot, name = _named(kind, name)
     _check(kind, name, tensor, terms)
-    if is_plain(tensor, kind.dtypes):
+    if is_direct(tensor, kind.dtypes):
         core = _submit(kind, name, tensor, tensor, terms)
         mark_changed(tensor)
         return Handle(core, tensor, None, None if slot < 0 else kind.ring, slot)
@@ -92,7 +92,7 @@ def start_out_of_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms
     """Starts an operation with a new, row-major, detached tensor as its result."""
     slot, name = _named(kind, name)
     _check(kind, name, tensor, terms)
-    source = tensor if is_plain(tensor, kind.dtypes) else dense(tensor)
+    source = tensor if is_direct(tensor, kind.dtypes) else dense(tensor)
     target = torch.empty_like(source, memory_format=torch.contiguous_format)
     core = _submit(kind, name, source, target, terms)
     return Handle(core, target, None, None if slot < 0 else kind.ring, slot)

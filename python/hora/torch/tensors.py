@@ -7,7 +7,16 @@ from torch.nn.parameter import is_lazy
 
 from hora.errors import UsageError
 
-__all__ = ["MOVABLE", "NUMBERS", "REDUCIBLE", "check_tensor", "dense", "is_plain", "may_overlap"]
+__all__ = [
+    "MOVABLE",
+    "NUMBERS",
+    "REDUCIBLE",
+    "check_tensor",
+    "dense",
+    "is_direct",
+    "is_plain",
+    "may_overlap",
+]
 
 
 def _dtypes(*names: str) -> frozenset[torch.dtype]:
@@ -30,16 +39,20 @@ _PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def is_plain(tensor: torch.Tensor, dtypes: frozenset[torch.dtype]) -> bool:
-    """Whether the engine can read and write the tensor's own memory as it is."""
-    # The sign bit: x.conj().imag is a view whose memory holds the negated values.
+    """Whether the engine can read and write the memory of a tensor that is not complex as it is."""
+    # x.conj().imag is a view whose memory holds the negated values, and is_neg() says so.
     return (
         type(tensor) in _PLAIN_TYPES
         and tensor.dtype in dtypes
-        and tensor.is_cpu
         and tensor.is_contiguous()
+        and tensor.is_cpu
         and not tensor.is_neg()
-        and not tensor.is_conj()
     )
+
+
+def is_direct(tensor: torch.Tensor, dtypes: frozenset[torch.dtype]) -> bool:
+    """``is_plain`` for all dtypes."""
+    return is_plain(tensor, dtypes) and not tensor.is_conj()
 
 
 def check_tensor(tensor: object, what: str, dtypes: frozenset[torch.dtype]) -> None:
