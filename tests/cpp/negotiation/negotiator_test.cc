@@ -48,6 +48,26 @@ TEST(Negotiator, ExecutesInOneOrderWhateverTheOrderOfSubmission) {
   EXPECT_EQ(tree.outcome(2).executed, tree.outcome(0).executed);
 }
 
+// How many agreements come together is up to timing; batches must not depend on it.
+TEST(Negotiator, SaysWhereEachAgreementEnds) {
+  NegotiatorTree tree(2);
+  std::vector<ControlMessage> to_child;
+  NegotiatorActions actions;
+  for (const char* name : {"a", "b"}) {
+    tree.Submit(0, Allreduce(name));
+    tree.Submit(1, Allreduce(name));
+    tree[1].Take(actions);
+    for (auto& sent : actions.send) tree[0].Receive(1, std::move(sent.message), tree.now());
+    tree[0].Take(actions);
+    EXPECT_EQ(actions.agreement_ends, std::vector<std::size_t>{1});
+    for (auto& sent : actions.send) to_child.push_back(std::move(sent.message));
+  }
+  for (ControlMessage& message : to_child) tree[1].Receive(0, std::move(message), tree.now());
+  tree[1].Take(actions);
+  EXPECT_EQ(Names(actions.execute), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(actions.agreement_ends, (std::vector<std::size_t>{1, 2}));
+}
+
 TEST(Negotiator, ARepeatedTensorIsOneBitInOneMessagePerEdge) {
   NegotiatorTree tree(2);
   for (int i = 0; i < 161; ++i) tree.SubmitEverywhere(Allreduce("grad." + std::to_string(i)));
