@@ -33,11 +33,11 @@ struct NegotiatorActions {
     bool urgent = false;  // wake the neighbour even if it waits for nothing itself
   };
   std::vector<Outgoing> send;
-  std::vector<Response> execute;      // agreed, in the order that is the same on every rank
+  std::vector<Response> execute;  // agreed, in the order that is the same on every rank
   // Where each agreement ends in `execute`. How many agreements come together is up to timing, so
   // whatever is computed from agreed data, as batches are, must look at one agreement at a time.
   std::vector<std::size_t> agreement_ends;
-  std::vector<StallSummary> stalled;  // to be logged
+  std::vector<StallSummary> stalled;                   // to be logged
   std::vector<std::pair<std::string, Status>> reject;  // own pending names that can never be agreed
   Status failure;  // not OK: fail closed, nothing else will be agreed
 

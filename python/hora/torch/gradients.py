@@ -76,8 +76,8 @@ class GradientReducer:
             if not slot.watched and slot.parameter.requires_grad:
                 # Weak, so that a model does not keep the optimizers that once were wrapped for it.
                 hook = partial(_gradient_ready, weakref.ref(self), index)
-                handle: RemovableHandle = slot.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-                self._hooks.append(handle)
+                register = slot.parameter.register_post_accumulate_grad_hook
+                self._hooks.append(register(hook))  # type: ignore[no-untyped-call]
                 slot.watched = True
 
     def name_now(self) -> None:
