@@ -17,6 +17,12 @@ BATCH = 64
 STEPS = 22
 
 
+@pytest.fixture(autouse=True)
+def whole_shares(hvd):
+    if BATCH % hvd.size():
+        pytest.skip(f"{hvd.size()} ranks do not share a batch of {BATCH} evenly")
+
+
 def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
