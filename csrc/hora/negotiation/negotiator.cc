@@ -13,7 +13,7 @@ namespace hora {
 namespace {
 
 // Far below kMaxFrameBytes: what is ready beyond it goes into a further message.
-constexpr std::size_t kMaxBatchBytes = kMaxFrameBytes / 8;
+constexpr std::size_t kMaxBatchBytes = 1u << 20;
 
 std::vector<RankSet> ContributorsOf(const TreePosition& position) {
   std::vector<RankSet> contributors = {RankSet::Of(position.rank)};

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 #include "hora/base/format.h"
 #include "hora/wire/codec.h"
@@ -158,15 +159,19 @@ class Reader {
     return Spend(from, field, max_size) ? from->str() : std::string();
   }
 
-  // True when there is something to copy and it may be copied.
+  // True when there is something to copy and it may be copied. The verifier has checked that it
+  // lies inside the frame, but not that its elements are aligned.
   template <class T>
-  bool Spend(const T* items, const char* field, std::size_t max_size) {
+  bool Spend(const Vector<T>* items, const char* field, std::size_t max_size) {
+    using Element = std::remove_pointer_t<T>;
     if (items == nullptr || !status_.ok()) return false;
-    const std::size_t bytes = std::size_t{items->size()} * sizeof(*items->Data());
+    const std::size_t bytes = std::size_t{items->size()} * sizeof(Element);
     if (items->size() > max_size) {
       Fail(field, fmt::format("has {} items, at most {}", items->size(), max_size));
     } else if (bytes > budget_) {
       Fail(field, "shares its bytes with other fields");
+    } else if (reinterpret_cast<std::uintptr_t>(items->Data()) % alignof(Element) != 0) {
+      Fail(field, "is not aligned");
     } else {
       budget_ -= bytes;
     }
