@@ -7,5 +7,5 @@ for program in build/release/benchmarks/*; do
   if [ -x "$program" ]; then "$program"; fi
 done
 if [ -e benchmarks/peers/allreduce.py ]; then
-  horarun -np 2 python benchmarks/peers/allreduce.py
+  python benchmarks/peers/allreduce.py -np 2
 fi
