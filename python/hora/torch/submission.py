@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils.dlpack import from_dlpack
@@ -13,6 +14,7 @@ from hora.ops import NameRing, ReduceOp
 from hora.torch.handle import Handle
 from hora.torch.tensors import (
     MOVABLE,
+    NUMBERS,
     REDUCIBLE,
     check_tensor,
     dense,
@@ -44,16 +46,16 @@ class Kind:
     number: int
     word: str
     dtypes: frozenset[torch.dtype]
+    unconditional: frozenset[torch.dtype]  # those that it takes whatever its terms are
     ring: NameRing
 
 
-ALLREDUCE = Kind(_core.ALLREDUCE, "allreduce", REDUCIBLE, NameRing("allreduce"))
-ALLGATHER = Kind(_core.ALLGATHER, "allgather", MOVABLE, NameRing("allgather"))
-BROADCAST = Kind(_core.BROADCAST, "broadcast", MOVABLE, NameRing("broadcast"))
+ALLREDUCE = Kind(_core.ALLREDUCE, "allreduce", REDUCIBLE, NUMBERS, NameRing("allreduce"))
+ALLGATHER = Kind(_core.ALLGATHER, "allgather", MOVABLE, MOVABLE, NameRing("allgather"))
+BROADCAST = Kind(_core.BROADCAST, "broadcast", MOVABLE, MOVABLE, NameRing("broadcast"))
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """What ranks must agree on besides dtype and shape."""
 
     reduce_op: int = ReduceOp.SUM
@@ -65,11 +67,12 @@ class Terms:
 def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
     """Starts an operation whose result replaces the tensor's values, whatever its strides."""
     slot, name = _named(kind, name)
-    _check(kind, name, tensor, terms)
-    if is_direct(tensor, kind.dtypes):
+    ring = None if slot < 0 else kind.ring
+    # The usual case first: every gradient of every step comes this way.
+    if is_direct(tensor, kind.unconditional) or _passes(kind, name, tensor, terms):
         core = _submit(kind, name, tensor, tensor, terms)
         mark_changed(tensor)
-        return Handle(core, tensor, None, None if slot < 0 else kind.ring, slot)
+        return Handle(core, tensor, None, ring, slot)
     if may_overlap(tensor):
         raise UsageError(
             f"{kind.word} '{name}': elements of this tensor share memory (shape "
@@ -85,14 +88,13 @@ def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Te
             tensor.copy_(buffer)
         return tensor
 
-    return Handle(core, None, write_back, None if slot < 0 else kind.ring, slot)
+    return Handle(core, None, write_back, ring, slot)
 
 
 def start_out_of_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
     """Starts an operation with a new, row-major, detached tensor as its result."""
     slot, name = _named(kind, name)
-    _check(kind, name, tensor, terms)
-    source = tensor if is_direct(tensor, kind.dtypes) else dense(tensor)
+    source = tensor if _passes(kind, name, tensor, terms) else dense(tensor)
     target = torch.empty_like(source, memory_format=torch.contiguous_format)
     core = _submit(kind, name, source, target, terms)
     return Handle(core, target, None, None if slot < 0 else kind.ring, slot)
@@ -133,13 +135,15 @@ def _named(kind: Kind, name: str | None) -> tuple[int, str]:
     return slot, kind.ring.names[slot]
 
 
-def _check(kind: Kind, name: str, tensor: torch.Tensor, terms: Terms) -> None:
+def _passes(kind: Kind, name: str, tensor: torch.Tensor, terms: Terms) -> bool:
+    """Whether the engine can take the tensor as it is; raises ``UsageError`` if in no form."""
     check_tensor(tensor, f"{kind.word} '{name}'", kind.dtypes)
     if kind is ALLREDUCE and tensor.dtype is torch.bool and terms.reduce_op == ReduceOp.AVERAGE:
         raise UsageError(
             f"allreduce '{name}': booleans have no average; use op=Max (any), op=Min (all), or "
             "pass tensor.float()"
         )
+    return is_direct(tensor, kind.dtypes)
 
 
 def _submit(
