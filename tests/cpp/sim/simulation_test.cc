@@ -11,7 +11,7 @@ namespace hora::sim {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kWorlds = 200;
+constexpr int kWorlds = 100;
 #else
 constexpr int kWorlds = 1000;
 #endif
