@@ -1,14 +1,15 @@
 """Trains a small network on real handwritten digits, on any number of ranks.
 
-    horarun -np 2 python examples/02_mnist_mlp.py --check
+    horarun -np 2 python examples/02_mnist_mlp.py
 
 The digits (8 x 8 pixels, 1797 of them) come with scikit-learn, so nothing is downloaded. The global
-batch stays the same however many ranks share it, and so does the result: with ``--check``, rank 0
-trains once more alone on the same batches and the last line compares the two. A network this small
-has nothing to gain in speed from a second rank; what it shows is that the result is the same.
+batch stays the same however many ranks share it, and so does the result: at the end rank 0 trains
+once more alone on the same batches, and the last line compares the two. A network this small has
+little to gain in speed from a second rank; what it shows is that the result is the same.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--momentum", type=float, default=0.9, help="of SGD (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of weights and order (%(default)s)")
     parser.add_argument(
-        "--check", action="store_true", help="compare with one process on the same batches"
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare with one process on the same batches at the end (default)",
     )
     return parser.parse_args()
 
@@ -156,7 +160,8 @@ class Report:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-            console = Console()
+            # horarun hands lines on: it says whether they end on a terminal.
+            console = Console(force_terminal="HORA_TERMINAL" in os.environ or None)
             if console.is_terminal:
                 self._bar = Progress(
                     "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),

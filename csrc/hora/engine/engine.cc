@@ -16,6 +16,10 @@ namespace hora {
 namespace {
 
 constexpr Duration kLongestSleep = std::chrono::minutes(1);
+// Asynchronous submissions smaller than this in all do not wake the background thread one by one …
+constexpr std::size_t kWorthWaking = 256u << 10;
+// … but gather for so long, unless somebody waits for them before.
+constexpr Duration kCollectFor = std::chrono::microseconds(500);
 constexpr Duration kShutdownPatience = std::chrono::seconds(2);
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
@@ -60,6 +64,17 @@ std::string DescribeStall(const StallSummary& stall) {
       Quoted(stall.name), stall.waited_ms / 1000.0, RanksText(stall.submitted), missing, missing);
 }
 
+// A rank that skips a whole step leaves hundreds of names behind; the first few tell enough.
+void LogStalls(int rank, std::span<const StallSummary> stalls) {
+  constexpr std::size_t kMostLines = 5;
+  for (const StallSummary& stall : stalls.first(std::min(stalls.size(), kMostLines))) {
+    Log(LogLevel::kWarning, rank, DescribeStall(stall));
+  }
+  if (stalls.size() > kMostLines) {
+    Log(LogLevel::kWarning, rank, fmt::format("{} more wait as well", stalls.size() - kMostLines));
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
@@ -90,7 +105,9 @@ Status Engine::Submit(TensorEntry entry, bool will_wait) {
   if (Status status = CheckSubmission(entry, topology_.size); !status.ok()) return status;
   metrics_.OnSubmit(entry.request.params.kind, entry.request.name, entry.input.nbytes());
   if (Status status = queue_.Push(std::move(entry)); !status.ok()) return status;
-  if (!will_wait) bell().Ring(/*urgent=*/true);
+  const bool will_be_seen =
+      will_wait || (collecting_.load() && queue_.fresh_bytes() < kWorthWaking);
+  if (!will_be_seen) bell().Ring(/*urgent=*/true);
   return Status::Ok();
 }
 
@@ -157,9 +174,7 @@ void Engine::Progress() {
   if (Status status = control_.Send(actions_.send); !status.ok()) return FailClosed(status);
   control_.Flush();
   // PlanFusion, Execute, Complete
-  for (const StallSummary& stall : actions_.stalled) {
-    Log(LogLevel::kWarning, topology_.rank, DescribeStall(stall));
-  }
+  LogStalls(topology_.rank, actions_.stalled);
   for (auto& [name, status] : actions_.reject) executor_.Complete(name, std::move(status));
   if (Status status = ExecuteAgreed(); !status.ok()) return FailClosed(status);
   if (!actions_.failure.ok()) FailClosed(actions_.failure);
@@ -195,10 +210,23 @@ void Engine::RunInBackground(std::stop_token stop) {
   while (!stop.stop_requested()) {
     // Another thread that works for the engine is better placed than this one.
     const TimePoint tick{Duration(next_tick_.load())};
+    if (!bell().attended() && queue_.has_fresh()) CollectSubmissions(stop);
     if (!bell().attended() && (HasWork() || Now() >= tick) && TryProgress()) continue;
     const Sleep depth = queue_.pending() != 0 ? Sleep::kBackup : Sleep::kIdle;
     bell().SleepUnless(must_wake, depth, std::min(tick, Now() + kLongestSleep));
   }
+}
+
+// A backward pass submits gradients one after the other. Waking up for each of them would take the
+// core from that very pass, so the first one opens a window in which the next ones make no noise.
+void Engine::CollectSubmissions(const std::stop_token& stop) {
+  const auto enough = [&] {
+    return stop.stop_requested() || bell().attended() || board_->aborted() ||
+           queue_.fresh_bytes() >= kWorthWaking;
+  };
+  collecting_.store(true);
+  bell().SleepUnless(enough, Sleep::kIdle, Now() + kCollectFor);
+  collecting_.store(false);
 }
 
 void Engine::Abort(const Status& cause) {

@@ -65,6 +65,7 @@ class Engine {
   void FailClosed(const Status& cause);
   void HandOver();
   void RunInBackground(std::stop_token stop);
+  void CollectSubmissions(const std::stop_token& stop);
   void LockProgress();
   void LeaveGroup();
 
@@ -85,6 +86,7 @@ class Engine {
 
   std::atomic<bool> progressing_{false};  // somebody holds progress_mutex_
   std::atomic<bool> failed_{false};
+  std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
   std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
   bool left_ = false;
   Liveness liveness_;

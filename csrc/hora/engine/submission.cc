@@ -20,8 +20,25 @@ Status CheckName(const Request& request) {
   return Status::Ok();
 }
 
+bool IsKnown(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kAverage:
+    case ReduceOp::kSum:
+    case ReduceOp::kMin:
+    case ReduceOp::kMax:
+    case ReduceOp::kProduct:
+      return true;
+  }
+  return false;
+}
+
 Status CheckAllreduce(const Request& request) {
   const OpParams& params = request.params;
+  if (!IsKnown(params.reduce_op)) {
+    return Invalid(request,
+                   fmt::format("{} is not a reduce op; average, sum, min, max and product are",
+                               static_cast<int>(params.reduce_op)));
+  }
   if (!IsReducible(params.dtype)) {
     return Invalid(request,
                    fmt::format("{} cannot be reduced; (u)int8 to (u)int64, float16, bfloat16, "

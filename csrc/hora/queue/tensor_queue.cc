@@ -10,6 +10,7 @@ Status TensorQueue::Push(TensorEntry entry) {
   const std::lock_guard lock(mutex_);
   if (!closed_.ok()) return closed_;
   Request request = entry.request;
+  const std::size_t bytes = entry.input.nbytes();
   const auto [position, inserted] = entries_.try_emplace(request.name, std::move(entry));
   if (!inserted) {
     return Error(StatusCode::kInvalidArgument,
@@ -18,6 +19,7 @@ Status TensorQueue::Push(TensorEntry entry) {
                  ToString(request.params.kind), request.name);
   }
   fresh_.push_back(std::move(request));
+  fresh_bytes_.fetch_add(bytes);
   fresh_count_.store(fresh_.size());
   pending_count_.store(entries_.size());
   return Status::Ok();
@@ -32,6 +34,7 @@ void TensorQueue::Drain(std::vector<Request>& fresh) {
     for (Request& request : fresh_) fresh.push_back(std::move(request));
     fresh_.clear();
   }
+  fresh_bytes_.store(0);
   fresh_count_.store(0);
 }
 
@@ -58,6 +61,7 @@ std::vector<std::shared_ptr<Handle>> TensorQueue::Close(Status status) {
   for (auto& [name, entry] : entries_) open.push_back(std::move(entry.handle));
   entries_.clear();
   fresh_.clear();
+  fresh_bytes_.store(0);
   fresh_count_.store(0);
   pending_count_.store(0);
   return open;

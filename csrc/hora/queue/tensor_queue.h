@@ -35,6 +35,7 @@ class TensorQueue {
   std::vector<std::shared_ptr<Handle>> Close(Status status);
 
   bool has_fresh() const { return fresh_count_.load() != 0; }
+  std::size_t fresh_bytes() const { return fresh_bytes_.load(); }  // what Drain would hand over
   std::size_t pending() const { return pending_count_.load(); }
   std::vector<std::string> PendingNames() const;
 
@@ -51,6 +52,7 @@ class TensorQueue {
   std::vector<Request> fresh_;                                                   // mutex_
   Status closed_;                                                                // mutex_
   std::atomic<std::size_t> fresh_count_{0};
+  std::atomic<std::size_t> fresh_bytes_{0};
   std::atomic<std::size_t> pending_count_{0};
 };
 

@@ -32,6 +32,7 @@ def job_environment(
     # Lines must arrive when they are printed, also from a rank that is about to be killed.
     env.setdefault("PYTHONUNBUFFERED", "1")
     if os.isatty(1):
+        env.setdefault("HORA_TERMINAL", "1")
         width = shutil.get_terminal_size()
         env.setdefault("COLUMNS", str(max(20, width.columns - len(f"[{size - 1}] "))))
         env.setdefault("LINES", str(width.lines))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import selectors
 import shutil
@@ -19,6 +20,8 @@ _ERASE_LINE = b"\r\x1b[K"
 # A poll that says "writable" promises a pipe PIPE_BUF bytes, and a terminal less.
 _PIPE_CHUNK_BYTES = 4096
 _TERMINAL_CHUNK_BYTES = 256
+# An ANSI control sequence, which takes no room on the screen, or a run of anything else.
+_CODE_OR_TEXT = re.compile(r"(\x1b\[[0-?]*[ -/]*[@-~])|([^\x1b]+|\x1b)")
 
 
 class DescriptorWriter:
@@ -128,5 +131,12 @@ class Terminal:
 
 
 def _shorten(text: bytes, columns: int) -> bytes:
-    """Cuts what would wrap, because only one screen row can be erased; colour codes count too."""
-    return text if len(text) < columns else text.decode(errors="ignore")[: columns - 1].encode()
+    """Cuts what would wrap, because only one screen row can be erased; keeps all control codes."""
+    if len(text) < columns:
+        return text
+    room = columns - 1
+    kept = []
+    for code, shown in _CODE_OR_TEXT.findall(text.decode(errors="ignore")):
+        kept.append(code or shown[:room])
+        room -= len(kept[-1]) if shown else 0
+    return "".join(kept).encode()
