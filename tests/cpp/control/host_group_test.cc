@@ -328,6 +328,7 @@ TEST(HostGroup, NoDescriptorLeftIsAnError) {
     const UniqueFd waiting = point.Connect();
     // UBSan opens a pipe when it first meets a class with virtual functions, which later it cannot.
     if (!FormHostGroup({.rank = 0, .size = 1, .tunables = point.OptionsOf(0).tunables})) return 4;
+    [[maybe_unused]] const TimePoint met = SteadyClock::Instance().Now();
     const rlimit limit{.rlim_cur = 64, .rlim_max = 64};
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
     int lowest = dup(0);
