@@ -119,7 +119,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's parameter groups."""
+        """The wrapped optimizer's parameter groups.
+
+        Whoever reads them between backward() and step() is after the gradients (``GradScaler`` to
+        unscale them, a loop to clip them), so those are waited for first.
+        """
+        reducer = self.__dict__.get("_reducer")
+        if reducer is not None and reducer.pending:
+            reducer.finish()
         return self._inner.param_groups
 
     @param_groups.setter
@@ -134,6 +141,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
     @defaults.setter
     def defaults(self, value: dict[str, Any]) -> None:
         self._inner.defaults = value
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # Fused optimizers take GradScaler's scale and inf check as attributes; set on this object,
+        # the wrapped one would never see them. So GradScaler unscales the reduced gradients itself.
+        return False
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_inner", "_reducer") or name.startswith("__"):
