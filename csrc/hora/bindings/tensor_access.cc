@@ -45,6 +45,7 @@ std::optional<DType> ToDType(dlpack::DataType type) {
       {dlpack::kFloat8E5M2, 8, DType::kFloat8E5M2},
       {dlpack::kFloat8E5M2FNUZ, 8, DType::kFloat8E5M2FNUZ},
       {dlpack::kFloat8E8M0FNU, 8, DType::kFloat8E8M0FNU},
+      {dlpack::kComplex, 32, DType::kComplex32},
   }};
   for (const Row& row : kRows) {
     if (row.code == type.code && row.bits == type.bits && type.lanes == 1) return row.dtype;

@@ -15,7 +15,8 @@ namespace hora {
 //   finish(y) = y · postscale;  kAverage divides by `divisor` first: floats multiply by
 //               postscale / divisor, integers divide exactly, truncating towards zero
 // 16-bit floats are widened to fp32, combined there, and rounded to nearest even once.
-// Integers wrap around; scaled ones that leave their range become its nearest end.
+// Integers wrap around, but averages and scaled sums are made of exact sums, so a mean never does;
+// scaled values that leave the range become its nearest end.
 // bool: sum and max are "or", min and product are "and", scales are ignored; kAverage is not
 // defined. min and max of floats propagate NaN. A NaN result is the canonical quiet NaN, so that
 // its bits do not depend on the CPU; a single source without scales is copied as it is.

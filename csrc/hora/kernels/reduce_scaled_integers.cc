@@ -8,11 +8,17 @@
 namespace hora {
 namespace {
 
-// x · factor in fp64, truncated towards zero. What does not fit becomes the nearest integer that
-// does, and NaN becomes 0: C++ leaves both undefined.
+__extension__ using Int128 = __int128;
+
+// Holds the sum of any number of ranks' values exactly.
 template <class T>
-T Scaled(T x, double factor) {
-  if (factor == 1.0) return x;
+using Wide = std::conditional_t<sizeof(T) < sizeof(std::int64_t), std::int64_t, Int128>;
+
+// x · factor in fp64, truncated towards zero. What does not fit becomes the nearest integer that
+// does, and NaN becomes 0: C++ leaves both undefined. Without a factor, x wraps around.
+template <class T, class From>
+T Scaled(From x, double factor) {
+  if (factor == 1.0) return static_cast<T>(x);
   using Limits = std::numeric_limits<T>;
   // 2^digits is the first value above T's range; unlike max() of 64-bit types it is a double.
   const double end = std::ldexp(1.0, Limits::digits);
@@ -23,28 +29,20 @@ T Scaled(T x, double factor) {
   return static_cast<T>(product);
 }
 
+// Sums are exact, so that a mean is right whenever it fits; products wrap around at T.
 template <class T>
-T Combined(Combine combine, T a, T b) {
-  // Wide and unsigned: overflow wraps around, as in the other kernels.
-  const auto x = static_cast<std::uint64_t>(a);
-  const auto y = static_cast<std::uint64_t>(b);
+Wide<T> Combined(Combine combine, Wide<T> a, T b) {
   switch (combine) {
     case Combine::kSum:
-      return static_cast<T>(x + y);
+      return a + b;
     case Combine::kMin:
       return a < b ? a : b;
     case Combine::kMax:
       return a > b ? a : b;
     case Combine::kProduct:
-      return static_cast<T>(x * y);
+      return static_cast<T>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
   }
   return a;
-}
-
-template <class T>
-T Divided(T x, int divisor) {
-  using Wide = std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>;
-  return static_cast<T>(static_cast<Wide>(x) / static_cast<Wide>(divisor));
 }
 
 template <class T>
@@ -53,13 +51,13 @@ void Run(Combine combine, const IntegerScale& scale, const ReduceCall& call) {
     const auto operand = [&](std::size_t s) {
       T x;
       __builtin_memcpy(&x, call.sources[s] + offset, sizeof(T));
-      return Scaled(x, scale.prescale);
+      return Scaled<T>(x, scale.prescale);
     };
-    T result = operand(0);
+    Wide<T> combined = operand(0);
     for (std::size_t s = 1; s < call.source_count; ++s) {
-      result = Combined(combine, result, operand(s));
+      combined = Combined<T>(combine, combined, operand(s));
     }
-    result = Scaled(Divided(result, scale.divisor), scale.postscale);
+    const T result = Scaled<T>(combined / scale.divisor, scale.postscale);
     for (std::size_t d = 0; d < call.destination_count; ++d) {
       __builtin_memcpy(call.destinations[d] + offset, &result, sizeof(T));
     }

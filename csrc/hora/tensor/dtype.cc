@@ -34,6 +34,7 @@ constexpr std::array<Traits, kDTypeCount> kTraits = {{
     {"float8_e5m2", 1},
     {"float8_e5m2fnuz", 1},
     {"float8_e8m0fnu", 1},
+    {"complex32", 4},
 }};
 
 const Traits& TraitsOf(DType dtype) {

@@ -29,8 +29,9 @@ enum class DType : std::uint8_t {
   kFloat8E5M2,
   kFloat8E5M2FNUZ,
   kFloat8E8M0FNU,
+  kComplex32,
 };
-inline constexpr int kDTypeCount = 20;
+inline constexpr int kDTypeCount = 21;
 
 std::size_t SizeOf(DType dtype);         // bytes per element
 std::string_view ToString(DType dtype);  // PyTorch's spelling: "float32", "bfloat16", "int64"

@@ -32,7 +32,7 @@ NUMBERS = _dtypes(
 REDUCIBLE = NUMBERS | {torch.bool}
 MOVABLE = REDUCIBLE | _dtypes(
     "complex64", "complex128", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
-    "float8_e5m2fnuz", "float8_e8m0fnu",
+    "float8_e5m2fnuz", "float8_e8m0fnu", "complex32",
 )  # fmt: skip
 
 _PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})

@@ -103,6 +103,18 @@ TEST(Reduce, ScalesIntegersInDoubleAndTruncates) {
   EXPECT_EQ(ReducedOne<std::int32_t>(after, {-4, -3}), -3);
 }
 
+TEST(Reduce, AMeanOfIntegersNeverWraps) {
+  const auto mean = [](DType dtype, auto value) {
+    const ReduceSpec spec{.dtype = dtype, .op = ReduceOp::kAverage, .divisor = 3};
+    using T = decltype(value);
+    return Reduced(spec, std::vector<std::vector<T>>(3, {value}))[0];
+  };
+  EXPECT_EQ(mean(DType::kUInt8, std::uint8_t{200}), 200);
+  EXPECT_EQ(mean(DType::kInt8, std::int8_t{-128}), -128);
+  EXPECT_EQ(mean(DType::kInt32, std::int32_t{2'000'000'000}), 2'000'000'000);
+  EXPECT_EQ(mean(DType::kUInt64, ~std::uint64_t{0}), ~std::uint64_t{0});
+}
+
 TEST(Reduce, AveragesIntegersTowardsZero) {
   const ReduceSpec spec{.dtype = DType::kInt64, .op = ReduceOp::kAverage, .divisor = 2};
   EXPECT_EQ(Reduced<std::int64_t>(spec, {{3, -3, (1LL << 62) - 1}, {4, -4, 1LL << 61}}),

@@ -53,9 +53,9 @@ T ReduceFloats(const ReduceSpec& spec, const std::vector<T>& operands) {
 }
 
 // Through 128-bit integers and long double, which hold every 64-bit value exactly.
-template <class T>
-T ScaleInteger(T x, double factor) {
-  if (factor == 1.0) return x;
+template <class T, class From>
+T ScaleInteger(From x, double factor) {
+  if (factor == 1.0) return static_cast<T>(x);
   const double product = std::trunc(static_cast<double>(x) * factor);
   const auto low = static_cast<long double>(std::numeric_limits<T>::min());
   const auto high = static_cast<long double>(std::numeric_limits<T>::max());
@@ -66,18 +66,17 @@ T ScaleInteger(T x, double factor) {
 
 template <class T>
 T ReduceIntegers(const ReduceSpec& spec, const std::vector<T>& operands) {
-  T result = ScaleInteger(operands[0], spec.prescale);
+  __extension__ using Int128 = __int128;
+  Int128 result = ScaleInteger<T>(operands[0], spec.prescale);
   for (std::size_t s = 1; s < operands.size(); ++s) {
-    const T x = ScaleInteger(operands[s], spec.prescale);
-    const auto a = static_cast<std::uint64_t>(result);
-    const auto b = static_cast<std::uint64_t>(x);
+    const T x = ScaleInteger<T>(operands[s], spec.prescale);
     switch (spec.op) {
       case ReduceOp::kAverage:
       case ReduceOp::kSum:
-        result = static_cast<T>(a + b);
+        result += x;
         break;
       case ReduceOp::kProduct:
-        result = static_cast<T>(a * b);
+        result = static_cast<T>(static_cast<std::uint64_t>(result) * static_cast<std::uint64_t>(x));
         break;
       case ReduceOp::kMin:
         result = x < result ? x : result;
@@ -87,10 +86,8 @@ T ReduceIntegers(const ReduceSpec& spec, const std::vector<T>& operands) {
         break;
     }
   }
-  if (spec.op == ReduceOp::kAverage) {
-    result = static_cast<T>(static_cast<__int128>(result) / spec.divisor);
-  }
-  return ScaleInteger(result, spec.postscale);
+  if (spec.op == ReduceOp::kAverage) result /= spec.divisor;
+  return ScaleInteger<T>(result, spec.postscale);
 }
 
 inline std::uint8_t ReduceTruths(const ReduceSpec& spec,

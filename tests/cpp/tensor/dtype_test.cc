@@ -25,6 +25,7 @@ TEST(DType, HasSizesAndPyTorchsNames) {
   EXPECT_EQ(SizeOf(DType::kComplex64), 8u);
   EXPECT_EQ(SizeOf(DType::kComplex128), 16u);
   EXPECT_EQ(SizeOf(DType::kFloat8E8M0FNU), 1u);
+  EXPECT_EQ(SizeOf(DType::kComplex32), 4u);
   EXPECT_EQ(ToString(DType::kInt64), "int64");
   EXPECT_EQ(ToString(DType::kBFloat16), "bfloat16");
   EXPECT_EQ(ToString(DType::kFloat8E4M3FNUZ), "float8_e4m3fnuz");
@@ -35,7 +36,7 @@ TEST(DType, NumbersAreThoseOfTheWire) {
   EXPECT_EQ(static_cast<int>(DType::kInt64), 7);
   EXPECT_EQ(static_cast<int>(DType::kFloat32), 10);
   EXPECT_EQ(static_cast<int>(DType::kBool), 12);
-  EXPECT_EQ(static_cast<int>(DType::kFloat8E8M0FNU), kDTypeCount - 1);
+  EXPECT_EQ(static_cast<int>(DType::kComplex32), kDTypeCount - 1);
 }
 
 TEST(DType, NamesAreDistinct) {
