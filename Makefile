@@ -57,7 +57,7 @@ check: $(SETUP) ## Check layers, sizes and names
 	$(BIN)/python tools/check_layers.py
 	$(BIN)/python tools/check_tidy.py
 
-lint: $(SETUP) ## Check style: ruff, clang-format, codespell
+lint: $(SETUP) ## Check style and types: ruff, clang-format, codespell, mypy
 	tools/lint.sh
 
 format: $(SETUP) ## Rewrite sources in the project's style

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check style, or with --fix rewrite the sources in it: ruff, clang-format, codespell.
+# Check style, or with --fix rewrite the sources in it: ruff, clang-format, codespell, mypy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,5 +19,6 @@ else
   ruff format --quiet --check "${folders[@]}"
   clang-format --dry-run -Werror "${cpp[@]}"
   codespell
+  mypy --no-error-summary
 fi
 echo "lint: clean"

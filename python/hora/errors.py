@@ -37,7 +37,10 @@ class PeerFailedError(HoraError):
 
 
 class StallError(HoraError):
-    """Some rank did not submit an operation before the abort time."""
+    """A rank did not submit an operation before the abort time; the engine has ended on all ranks.
+
+    ``shutdown()`` and ``init()`` start it anew.
+    """
 
 
 class ShutDownError(HoraError):

@@ -250,7 +250,7 @@ void Engine::LeaveGroup() {
     if (!HasWork() || !TryProgress()) YieldCore();
   }
   const Status gone =
-      Error(StatusCode::kShutDown, "rank {} has shut down while {} operations were pending",
+      Error(StatusCode::kShutDown, "rank {} has shut down; its pending operations: {}",
             topology_.rank, queue_.pending());
   if (queue_.pending() != 0) board_->Abort(topology_.rank, gone);
   while (!progress_mutex_.try_lock()) YieldCore();  // an abort has freed whoever holds it

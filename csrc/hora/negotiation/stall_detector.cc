@@ -86,7 +86,10 @@ std::string StallAbortText(const StallSummary& summary, std::size_t other_cases)
       "{} never submitted {}, for which {} {} waited {:.3g} s", RanksText(summary.missing),
       OpText(summary.kind, summary.name), RanksText(summary.submitted),
       summary.submitted.count() == 1 ? "has" : "have", summary.waited_ms / 1000.0);
-  if (other_cases > 0) text += fmt::format(" ({} more operations wait as well)", other_cases);
+  if (other_cases > 0) {
+    text += fmt::format(" ({} more {} as well)", other_cases,
+                        other_cases == 1 ? "operation waits" : "operations wait");
+  }
   return text +
          ". Let every rank submit the same operations; if a rank may be this late, increase "
          "HORA_STALL_ABORT_SECONDS.";
