@@ -33,11 +33,22 @@ class Outcome:
     samples_per_s: float  # over all epochs, evaluation left out
 
 
+def at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number, 1 or more")
+    return int(word)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the data (%(default)s)")
     parser.add_argument(
-        "--batch-size", type=int, default=64, help="global batch, shared by the ranks (%(default)s)"
+        "--epochs", type=at_least_one, default=10, help="passes over the data (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=at_least_one,
+        default=64,
+        help="global batch, shared by the ranks (%(default)s)",
     )
     parser.add_argument("--lr", type=float, default=0.05, help="learning rate (%(default)s)")
     parser.add_argument("--momentum", type=float, default=0.9, help="of SGD (%(default)s)")

@@ -148,9 +148,10 @@ def split_command(argv: Sequence[str], options: dict[str, bool]) -> tuple[list[s
 
 
 def did_you_mean(word: str, known: Sequence[str] | dict[str, bool]) -> str:
-    """Returns ": did you mean …?" when something known is close, else ""."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    """Returns ": did you mean …?" when something known is a near miss, else ""."""
+    bare = {name.lstrip("-"): name for name in known}  # the dashes would make all options alike
+    close = difflib.get_close_matches(word.lstrip("-"), list(bare), n=1, cutoff=0.66)
+    return f": did you mean {bare[close[0]]}?" if close else ""
 
 
 def main(argv: Sequence[str] | None = None, program: str = "horarun") -> int:

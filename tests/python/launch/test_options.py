@@ -36,6 +36,13 @@ def test_options_after_the_command_are_the_commands():
     ]
 
 
+@pytest.mark.parametrize("word", ["--bogus", "--zzzzzz"])
+def test_only_near_misses_are_suggested(word):
+    with pytest.raises(UsageError) as caught:
+        parse([word, "true"])
+    assert str(caught.value) == f"unknown option {word}"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
