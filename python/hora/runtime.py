@@ -8,6 +8,7 @@ is gone".
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -136,7 +137,9 @@ def _watch_exit() -> None:
     def remember(
         kind: type[BaseException], value: BaseException, trace: TracebackType | None
     ) -> None:
-        _note_failure(kind, value)
+        # Whatever happens in between, a second Ctrl-C above all, the user sees the first error.
+        with contextlib.suppress(BaseException):
+            _note_failure(kind, value)
         previous(kind, value, trace)
 
     sys.excepthook = remember
@@ -149,8 +152,10 @@ def _note_failure(kind: type[BaseException], value: BaseException) -> None:
         return  # at an interactive prompt an exception does not end the process
     if issubclass(kind, (PeerFailedError, ShutDownError)):
         return  # the others know the cause; this rank is only a consequence
+    _failure = f"rank {rank()} ended with {kind.__name__}"  # at least, should str() fail
     text = " ".join(str(value).split())[:_REASON_LIMIT]
-    _failure = f"rank {rank()} ended with {kind.__name__}" + (f": {text}" if text else "")
+    if text:
+        _failure += f": {text}"
 
 
 def _leave(owner_pid: int) -> None:

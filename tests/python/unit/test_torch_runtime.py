@@ -58,6 +58,23 @@ def test_peers_learn_of_an_uncaught_exception(core, runtime, capsys):
     assert not core.is_initialized()
 
 
+@pytest.mark.parametrize("second", [KeyboardInterrupt, ValueError])
+def test_an_interruption_while_the_failure_is_noted(core, runtime, capsys, second):
+    class Interrupted(RuntimeError):
+        interrupt = True
+
+        def __str__(self):
+            if self.interrupt:
+                self.interrupt = False
+                raise second
+            return "first"
+
+    sys.excepthook(Interrupted, Interrupted(), None)
+    runtime._leave(runtime.os.getpid())
+    assert core.aborted == ["rank 0 ended with Interrupted"]
+    assert "Interrupted: first" in capsys.readouterr().err
+
+
 def test_the_failure_of_a_peer_is_not_passed_on(core, runtime, capsys):
     sys.excepthook(PeerFailedError, PeerFailedError("rank 1 is gone"), None)
     runtime._leave(runtime.os.getpid())
