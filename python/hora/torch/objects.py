@@ -47,7 +47,7 @@ def broadcast_object(
 def broadcast_bytes(make: Callable[[], bytes], root_rank: int, name: str | None = None) -> bytes:
     """Returns what ``make`` returns on ``root_rank``, on every rank; only the root calls it.
 
-    When ``make`` raises, the root raises that, and every other rank a ``UsageError`` quoting it.
+    When ``make`` raises, every rank raises a ``UsageError`` quoting it.
     """
     failure: Exception | None = None
     payload = b""
@@ -64,7 +64,11 @@ def broadcast_bytes(make: Callable[[], bytes], root_rank: int, name: str | None 
         buffer.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
     broadcast_(buffer, root_rank, name)
     if failure is not None:
-        raise failure
+        if isinstance(failure, UsageError):
+            raise failure
+        raise UsageError(
+            f"this rank has nothing to broadcast: {type(failure).__name__}: {failure}"
+        ) from failure
     content = buffer.numpy().tobytes()
     if content[:1] == _FAILED:
         raise UsageError(
@@ -75,6 +79,8 @@ def broadcast_bytes(make: Callable[[], bytes], root_rank: int, name: str | None 
 
 def metric_average(value: float | torch.Tensor, name: str | None = None) -> float:
     """Returns the mean over all ranks of one number (a float, or a tensor of one element)."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
     return float(allreduce(torch.tensor(float(value), dtype=torch.float64), name=name))
 
 

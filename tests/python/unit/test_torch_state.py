@@ -88,6 +88,22 @@ def test_broadcast_object(core, hvd):
         hvd.broadcast_object({1, 2}, allow_pickle=False)
 
 
+def test_an_object_that_cannot_be_packed(core, hvd):
+    class Stubborn:
+        def __reduce__(self):
+            raise KeyError("not me")
+
+    with pytest.raises(UsageError, match="nothing to broadcast: KeyError: 'not me'") as caught:
+        hvd.broadcast_object(Stubborn())
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert len(core.calls) == 2  # the other ranks were told
+
+
+@pytest.mark.filterwarnings("error")
+def test_metric_average_of_what_requires_grad(hvd):
+    assert hvd.metric_average(torch.ones(1, requires_grad=True).sum()) == 1.0
+
+
 def test_metric_average(hvd):
     assert hvd.metric_average(2) == 2.0
     assert hvd.metric_average(torch.tensor([0.1], dtype=torch.float64), name="loss") == 0.1
