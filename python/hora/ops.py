@@ -64,6 +64,16 @@ class NameRing:
         if self._open[slot] is handle:
             self._open[slot] = None
 
+    def give_back(self, slot: int) -> None:
+        """Makes the slot just claimed the next one again: its operation was refused.
+
+        A rank that catches the error then still pairs with the others. Does nothing once another
+        thread has claimed a later slot.
+        """
+        following = next(self._numbers) & 255
+        undone = following == (slot + 1) & 255
+        self._numbers = itertools.count(slot if undone else following)
+
     def forget(self) -> None:
         """Starts numbering anew, as every rank does when a new group is formed."""
         self._numbers = itertools.count()

@@ -56,6 +56,10 @@ class Handle:
         Raises the operation's error, or ``WaitTimeoutError`` after ``timeout`` seconds; the
         operation then goes on, and may be waited for again.
         """
+        if timeout is not None and not _is_duration(timeout):
+            raise UsageError(
+                f"timeout={timeout!r} is not a number of seconds, 0 or more (None waits until done)"
+            )
         try:
             self._core.wait(timeout)
         finally:
@@ -71,6 +75,10 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<Handle '{self.name}' {'done' if self.done() else 'under way'}>"
+
+
+def _is_duration(seconds: object) -> bool:
+    return hasattr(seconds, "__float__") and float(seconds) >= 0  # false for NaN
 
 
 def _checked(handle: Handle) -> Handle:

@@ -25,6 +25,7 @@ from hora.torch.submission import (
     BROADCAST,
     Terms,
     mark_changed,
+    refusal,
     start_allgather,
     start_in_place,
     start_out_of_place,
@@ -48,6 +49,7 @@ __all__ = [
     "broadcast_",
     "broadcast_async",
     "broadcast_async_",
+    "chosen_op",
 ]
 
 Average = ReduceOp.AVERAGE
@@ -63,7 +65,7 @@ _ALLREDUCE = _core.ALLREDUCE
 _BROADCAST = _core.BROADCAST
 _AVERAGE = int(ReduceOp.AVERAGE)
 _SUM = int(ReduceOp.SUM)
-_OPS = frozenset(int(op) for op in ReduceOp)
+_NUMBER_OF = {op: int(op) for op in ReduceOp}
 _claim_allreduce = ALLREDUCE.ring.claim
 _allreduce_names = ALLREDUCE.ring.names
 _claim_broadcast = BROADCAST.ring.claim
@@ -71,14 +73,16 @@ _broadcast_names = BROADCAST.ring.names
 _barriers = NameRing("barrier")
 
 
-def _chosen(op: int | None, average: bool | None) -> int:
+def chosen_op(op: int | None, average: bool | None) -> int:
+    """The number of the reduction that the two arguments ask for; Average when they are None."""
     if op is None:
         return _AVERAGE if average is None or average else _SUM
     if average is not None:
         raise UsageError("give op or average, not both; average=False means op=Sum")
-    if op not in _OPS:
-        raise UsageError(f"op={op!r} is none of Average, Sum, Min, Max and Product")
-    return op
+    try:
+        return _NUMBER_OF[op]  # type: ignore[index]
+    except (KeyError, TypeError):  # what cannot be hashed is no op either
+        raise UsageError(f"op={op!r} is none of Average, Sum, Min, Max and Product") from None
 
 
 def allreduce_(  # noqa: PLR0917 - Horovod's signature
@@ -95,14 +99,17 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     for Sum. Values are multiplied by ``prescale_factor`` before and by ``postscale_factor`` after
     it.
     """
-    op = _AVERAGE if op is None and average is None else _chosen(op, average)
+    op = _AVERAGE if op is None and average is None else chosen_op(op, average)
     if not is_plain(tensor, NUMBERS):
         terms = Terms(op, -1, prescale_factor, postscale_factor)
         start_in_place(ALLREDUCE, name, tensor, terms).wait()
         return tensor
-    if name is None:
-        name = _allreduce_names[_claim_allreduce()]
-    _run(_ALLREDUCE, name, tensor, tensor, op, -1, prescale_factor, postscale_factor)
+    key = _allreduce_names[_claim_allreduce()] if name is None else name
+    try:
+        _run(_ALLREDUCE, key, tensor, tensor, op, -1, prescale_factor, postscale_factor)
+    except (TypeError, UsageError) as error:
+        terms = Terms(op, -1, prescale_factor, postscale_factor)
+        raise refusal(error, ALLREDUCE, name, key, terms) from None
     mark_changed(tensor)
     return tensor
 
@@ -119,14 +126,17 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
 
     The arguments are those of ``allreduce_``.
     """
-    op = _AVERAGE if op is None and average is None else _chosen(op, average)
+    op = _AVERAGE if op is None and average is None else chosen_op(op, average)
     if not is_plain(tensor, NUMBERS):
         terms = Terms(op, -1, prescale_factor, postscale_factor)
         return _result(start_out_of_place(ALLREDUCE, name, tensor, terms))
-    if name is None:
-        name = _allreduce_names[_claim_allreduce()]
     output = torch.empty_like(tensor)
-    _run(_ALLREDUCE, name, tensor, output, op, -1, prescale_factor, postscale_factor)
+    key = _allreduce_names[_claim_allreduce()] if name is None else name
+    try:
+        _run(_ALLREDUCE, key, tensor, output, op, -1, prescale_factor, postscale_factor)
+    except (TypeError, UsageError) as error:
+        terms = Terms(op, -1, prescale_factor, postscale_factor)
+        raise refusal(error, ALLREDUCE, name, key, terms) from None
     return output
 
 
@@ -139,7 +149,7 @@ def allreduce_async_(  # noqa: PLR0917 - Horovod's signature
     postscale_factor: float = 1.0,
 ) -> Handle:
     """Starts ``allreduce_``."""
-    terms = Terms(_chosen(op, average), -1, prescale_factor, postscale_factor)
+    terms = Terms(chosen_op(op, average), -1, prescale_factor, postscale_factor)
     return start_in_place(ALLREDUCE, name, tensor, terms)
 
 
@@ -152,7 +162,7 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
     postscale_factor: float = 1.0,
 ) -> Handle:
     """Starts ``allreduce``; the handle's result is the new tensor."""
-    terms = Terms(_chosen(op, average), -1, prescale_factor, postscale_factor)
+    terms = Terms(chosen_op(op, average), -1, prescale_factor, postscale_factor)
     return start_out_of_place(ALLREDUCE, name, tensor, terms)
 
 
@@ -175,9 +185,11 @@ def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None) ->
     if not is_direct(tensor, MOVABLE):
         start_in_place(BROADCAST, name, tensor, Terms(root_rank=root_rank)).wait()
         return tensor
-    if name is None:
-        name = _broadcast_names[_claim_broadcast()]
-    _run(_BROADCAST, name, tensor, tensor, _SUM, root_rank)
+    key = _broadcast_names[_claim_broadcast()] if name is None else name
+    try:
+        _run(_BROADCAST, key, tensor, tensor, _SUM, root_rank)
+    except (TypeError, UsageError) as error:
+        raise refusal(error, BROADCAST, name, key, Terms(root_rank=root_rank)) from None
     mark_changed(tensor)
     return tensor
 

@@ -30,6 +30,7 @@ __all__ = [
     "Terms",
     "gathered_tensor",
     "mark_changed",
+    "refusal",
     "start_allgather",
     "start_in_place",
     "start_out_of_place",
@@ -66,22 +67,20 @@ class Terms(NamedTuple):
 
 def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
     """Starts an operation whose result replaces the tensor's values, whatever its strides."""
-    slot, name = _named(kind, name)
-    ring = None if slot < 0 else kind.ring
     # The usual case first: every gradient of every step comes this way.
     if is_direct(tensor, kind.unconditional) or _passes(kind, name, tensor, terms):
-        core = _submit(kind, name, tensor, tensor, terms)
+        core, ring, slot = _submit(kind, name, tensor, tensor, terms)
         mark_changed(tensor)
         return Handle(core, tensor, None, ring, slot)
     if may_overlap(tensor):
         raise UsageError(
-            f"{kind.word} '{name}': elements of this tensor share memory (shape "
+            f"{_title(kind, name)}: elements of this tensor share memory (shape "
             f"{tuple(tensor.shape)}, strides {tensor.stride()}), so it cannot be written in place; "
             f"use {kind.word} instead of {kind.word}_, or pass tensor.clone()"
         )
     buffer = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     buffer.copy_(tensor.detach())
-    core = _submit(kind, name, buffer, buffer, terms)
+    core, ring, slot = _submit(kind, name, buffer, buffer, terms)
 
     def write_back() -> torch.Tensor:
         with torch.no_grad():
@@ -93,27 +92,25 @@ def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Te
 
 def start_out_of_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
     """Starts an operation with a new, row-major, detached tensor as its result."""
-    slot, name = _named(kind, name)
     source = tensor if _passes(kind, name, tensor, terms) else dense(tensor)
     target = torch.empty_like(source, memory_format=torch.contiguous_format)
-    core = _submit(kind, name, source, target, terms)
-    return Handle(core, target, None, None if slot < 0 else kind.ring, slot)
+    core, ring, slot = _submit(kind, name, source, target, terms)
+    return Handle(core, target, None, ring, slot)
 
 
 def start_allgather(name: str | None, tensor: torch.Tensor) -> Handle:
     """Starts an allgather; a 0-dim tensor counts as one row."""
-    slot, name = _named(ALLGATHER, name)
-    check_tensor(tensor, f"allgather '{name}'", MOVABLE)
+    check_tensor(tensor, _title(ALLGATHER, name), MOVABLE)
     source = dense(tensor)
     if source.dim() == 0:
         source = source.reshape(1)
-    core = _core.submit(_core.ALLGATHER, name, source, None)
+    core, ring, slot = _submit(ALLGATHER, name, source, None, Terms())
     dtype, row = source.dtype, tuple(source.shape[1:])
     return Handle(
         core,
         None,
         lambda: gathered_tensor(core.gathered(), dtype, row),
-        None if slot < 0 else ALLGATHER.ring,
+        ring,
         slot,
     )
 
@@ -128,34 +125,69 @@ def gathered_tensor(
     return from_dlpack(gathered).view(dtype).view(shape)
 
 
-def _named(kind: Kind, name: str | None) -> tuple[int, str]:
-    if name is not None:
-        return -1, name
-    slot = kind.ring.claim()
-    return slot, kind.ring.names[slot]
+def refusal(
+    error: Exception, kind: Kind, name: str | None, submitted: str, terms: Terms
+) -> Exception:
+    """What to raise when the engine refused an operation, of which the other ranks know nothing.
+
+    An unnamed operation's slot goes back to its ring. A ``TypeError`` of the bindings becomes a
+    ``UsageError`` that names the argument; looking only now keeps the usual case free of checks.
+    """
+    if name is None:
+        kind.ring.give_back(kind.ring.names.index(submitted))
+    problem = _bad_argument(name, terms) if isinstance(error, TypeError) else None
+    return error if problem is None else UsageError(f"{kind.word}: {problem}")
 
 
-def _passes(kind: Kind, name: str, tensor: torch.Tensor, terms: Terms) -> bool:
+def _bad_argument(name: object, terms: Terms) -> str | None:
+    if name is not None and not isinstance(name, str):
+        return f"name={name!r} is not a string (None lets operations meet in order)"
+    if not hasattr(terms.root_rank, "__index__") or not -1 <= terms.root_rank < 1 << 31:
+        return f"root_rank={terms.root_rank!r} is not the number of a rank, from 0 to size() - 1"
+    factors = (("prescale_factor", terms.prescale), ("postscale_factor", terms.postscale))
+    for argument, factor in factors:
+        if not hasattr(factor, "__float__"):
+            return f"{argument}={factor!r} is not a number"
+    return None
+
+
+def _title(kind: Kind, name: str | None) -> str:
+    return kind.word if name is None else f"{kind.word} '{name}'"
+
+
+def _passes(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> bool:
     """Whether the engine can take the tensor as it is; raises ``UsageError`` if in no form."""
-    check_tensor(tensor, f"{kind.word} '{name}'", kind.dtypes)
+    check_tensor(tensor, _title(kind, name), kind.dtypes)
     if kind is ALLREDUCE and tensor.dtype is torch.bool and terms.reduce_op == ReduceOp.AVERAGE:
         raise UsageError(
-            f"allreduce '{name}': booleans have no average; use op=Max (any), op=Min (all), or "
+            f"{_title(kind, name)}: booleans have no average; use op=Max (any), op=Min (all), or "
             "pass tensor.float()"
         )
     return is_direct(tensor, kind.dtypes)
 
 
 def _submit(
-    kind: Kind, name: str, source: torch.Tensor, target: torch.Tensor, terms: Terms
-) -> _core.Handle:
-    return _core.submit(
-        kind.number,
-        name,
-        source,
-        target,
-        terms.reduce_op,
-        terms.root_rank,
-        terms.prescale,
-        terms.postscale,
-    )
+    kind: Kind, name: str | None, source: torch.Tensor, target: torch.Tensor | None, terms: Terms
+) -> tuple[_core.Handle, NameRing | None, int]:
+    """Claims a slot for what has no name, once nothing but the engine can refuse it, and submits.
+
+    Returns the handle, and the ring and slot that it occupies (None and -1 for a named operation).
+    """
+    ring, slot, submitted = None, -1, name
+    if submitted is None:
+        ring, slot = kind.ring, kind.ring.claim()
+        submitted = ring.names[slot]
+    try:
+        core = _core.submit(
+            kind.number,
+            submitted,
+            source,
+            target,
+            terms.reduce_op,
+            terms.root_rank,
+            terms.prescale,
+            terms.postscale,
+        )
+    except (TypeError, UsageError) as error:
+        raise refusal(error, kind, name, submitted, terms) from None
+    return core, ring, slot

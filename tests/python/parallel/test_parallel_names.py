@@ -54,6 +54,19 @@ def test_unnamed_operations_meet_in_order(hvd):
         assert hvd.synchronize(handles[k]).item() == k
 
 
+def test_a_call_refused_on_one_rank_leaves_the_others_in_step(hvd):
+    for bad in (3.0, torch.ones(1).expand(2), torch.zeros(2).to_sparse()):
+        if hvd.rank() == 0:
+            with pytest.raises(UsageError):
+                hvd.allreduce_(bad)
+            with pytest.raises(UsageError, match="root_rank=None"):
+                hvd.broadcast_(torch.ones(1), None)
+            with pytest.raises(UsageError):
+                hvd.broadcast(torch.ones(1), 99)  # the engine refuses this one
+        assert hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == hvd.size()
+        assert hvd.broadcast_(torch.tensor([hvd.rank()]), 0).item() == 0
+
+
 def test_a_name_may_be_used_again_with_another_shape(hvd):
     for length in (4, 4, 9, 9, 4):
         assert len(hvd.allreduce(torch.ones(length), name="changing")) == length

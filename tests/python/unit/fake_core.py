@@ -150,6 +150,9 @@ class FakeCore:
         self.topology()
         if self.fail_submit is not None:
             raise self.fail_submit
+        numbers = isinstance(reduce_op, int) and isinstance(root_rank, int) and root_rank < 1 << 31
+        if not (isinstance(name, str) and numbers and isinstance(prescale, float)):
+            raise TypeError("submit(): incompatible function arguments")  # as pybind11 does
         if name in self._open:
             raise UsageError(f"'{name}' is in use")
         for tensor in (input, output):

@@ -122,10 +122,38 @@ def test_average_and_op_together(hvd):
         hvd.allreduce_async_(torch.ones(1), average=False, op=hvd.Sum)
 
 
-@pytest.mark.parametrize("op", [2, 99, "sum"])
+@pytest.mark.parametrize("op", [2, 99, "sum", [1]])
 def test_unknown_reduce_ops(hvd, op):
     with pytest.raises(UsageError, match="none of Average"):
         hvd.allreduce_(torch.ones(1), op=op)
+
+
+BAD_ARGUMENTS = {
+    "name": (lambda hvd, call: call(torch.ones(1), name=3), r"name=3 is not a string"),
+    "prescale": (
+        lambda hvd, call: call(torch.ones(1), prescale_factor="x"),
+        r"prescale_factor='x' is not a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ARGUMENTS)
+@pytest.mark.parametrize("suffix", ["", "_", "_async", "_async_"])
+def test_bad_arguments_are_named(core, hvd, what, suffix):
+    make, words = BAD_ARGUMENTS[what]
+    with pytest.raises(UsageError, match=words):
+        make(hvd, getattr(hvd, f"allreduce{suffix}"))
+    hvd.allreduce_(torch.ones(1))
+    assert core.names == ["allreduce.noname.0"]
+
+
+@pytest.mark.parametrize("suffix", ["", "_", "_async", "_async_"])
+@pytest.mark.parametrize("root", [None, "0", 1 << 40])
+def test_roots_that_are_no_number_of_a_rank(core, hvd, suffix, root):
+    with pytest.raises(UsageError, match=f"broadcast: root_rank={root!r} is not"):
+        getattr(hvd, f"broadcast{suffix}")(torch.ones(1), root)
+    hvd.broadcast_(torch.ones(1), 0)
+    assert core.names == ["broadcast.noname.0"]
 
 
 def test_average_false_means_sum(three, hvd):
@@ -168,6 +196,48 @@ def test_names_wait_for_the_operation_that_used_them_last(core, hvd):
     assert [handle.done() for handle in handles] == [True] + [False] * 255
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_a_refused_operation_takes_no_name(core, hvd, layout):
+    overlapping = torch.ones(1).expand(4)
+    for call in (hvd.allreduce, hvd.allreduce_, hvd.allreduce_async, hvd.allreduce_async_):
+        core.calls.clear()
+        hvd.shutdown()
+        hvd.init()
+        with pytest.raises(UsageError):
+            call(3.0)
+        with pytest.raises(UsageError):
+            hvd.allreduce_(overlapping)
+        core.fail_submit = UsageError("the engine does not want it")
+        with pytest.raises(UsageError, match="does not want"):
+            call(LAYOUTS[layout]())
+        core.fail_submit = None
+        call(LAYOUTS[layout]())
+        assert core.names == ["allreduce.noname.0"]
+    with pytest.raises(UsageError):
+        hvd.allgather(3.0)
+    core.fail_submit = UsageError("the engine does not want it")
+    with pytest.raises(UsageError):
+        hvd.allgather(torch.ones(1))
+    core.fail_submit = None
+    hvd.allgather(torch.ones(1))
+    assert core.names[-1] == "allgather.noname.0"
+
+
+def test_a_slot_is_given_back_only_while_it_is_the_last(core, hvd):
+    from hora.ops import NameRing
+
+    ring = NameRing("test")
+    first, second = ring.claim(), ring.claim()
+    ring.give_back(first)
+    assert ring.claim() == 2
+    ring.give_back(2)
+    assert (second, ring.claim()) == (1, 2)
+    for _ in range(253):
+        last = ring.claim()
+    ring.give_back(last)
+    assert (last, ring.claim(), ring.claim()) == (255, 255, 0)
+
+
 def test_names_start_anew_with_every_group(core, hvd):
     hvd.allreduce_(torch.ones(1))
     hvd.shutdown()
@@ -199,6 +269,14 @@ def test_an_error_is_raised_again(core, hvd):
     for _ in range(2):
         with pytest.raises(HoraError, match="lost"):
             handle.wait()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "soon"])
+def test_senseless_timeouts(hvd, timeout):
+    handle = hvd.allreduce_async(torch.ones(1))
+    with pytest.raises(UsageError, match=f"timeout={timeout!r} is not a number of seconds"):
+        handle.wait(timeout)
+    assert handle.wait(0).item() == 1
 
 
 @pytest.mark.parametrize("call", ["poll", "synchronize"])
