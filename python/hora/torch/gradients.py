@@ -53,6 +53,7 @@ class GradientReducer:
         self._passes = passes
         self._slots: list[_Slot] = []
         self._reduced = False  # finish() has run and no gradient came since
+        self._overrun: set[str] = set()  # accumulated once more while they were being reduced
         self._hooks: list[RemovableHandle] = []
         weakref.finalize(self, _remove, self._hooks).atexit = False
 
@@ -115,10 +116,20 @@ class GradientReducer:
         """Says that the gradients have been used: ``finish`` will have work to do again."""
         self._reduced = False
 
+    def refuse_overrun(self) -> None:
+        """Raises ``UsageError`` if a gradient is spoilt by a backward pass that came too soon."""
+        if self._overrun:
+            raise UsageError(
+                f"the gradient of '{min(self._overrun)}' holds a backward pass beyond "
+                f"backward_passes_per_step={self._passes}, added while it was being reduced: call "
+                "synchronize() and zero_grad(), and compute the gradients anew"
+            )
+
     def on_gradient(self, index: int) -> None:
         """The hook: autograd has just accumulated this parameter's gradient."""
         slot = self._slots[index]
         if slot.passes_left == 0:
+            self._overrun.add(slot.name)
             raise UsageError(
                 f"the gradient of '{slot.name}' was computed more than backward_passes_per_step="
                 f"{self._passes} times since the last step(): call step() (or synchronize()) in "
@@ -140,6 +151,7 @@ class GradientReducer:
         except (PeerFailedError, ShutDownError, NotInitializedError):
             self._forget()  # the group is gone, and with it every operation: leave nothing pending
             raise
+        self._overrun.discard(slot.name)
         slot.gradient = gradient
         slot.version = gradient._version
 
@@ -155,7 +167,7 @@ class GradientReducer:
             )
             try:
                 slot.handle.wait()
-                if not untouched:
+                if not untouched and slot.name not in self._overrun:  # the hook has told of those
                     raise UsageError(
                         f"the gradient of '{slot.name}' was changed between backward() and step(), "
                         "while it was being reduced: call optimizer.synchronize() first, then "

@@ -26,6 +26,7 @@ from hora.errors import UsageError
 from hora.ops import ReduceOp
 from hora.torch.gradients import GradientReducer
 from hora.torch.objects import mean_over_ranks
+from hora.torch.operations import chosen_op
 from hora.torch.submission import Terms
 
 __all__ = ["DistributedOptimizer"]
@@ -75,11 +76,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise UsageError("this optimizer is distributed already; wrap it only once")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UsageError(f"a torch optimizer is needed, not {type(optimizer).__name__}")
+        op = chosen_op(op, None)
         if gradient_predivide_factor != 1.0 and op != ReduceOp.AVERAGE:
             raise UsageError("gradient_predivide_factor splits the division of op=Average only")
-        if gradient_predivide_factor <= 0:
+        if not (
+            isinstance(gradient_predivide_factor, (int, float)) and gradient_predivide_factor > 0
+        ):
             raise UsageError(
-                f"gradient_predivide_factor={gradient_predivide_factor} is not above 0"
+                f"gradient_predivide_factor={gradient_predivide_factor!r} is not a number above 0"
             )
         parameters = _parameters(optimizer)
         if named_parameters is None:
@@ -178,8 +182,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if self._reducer.pending:
             raise UsageError(
                 "zero_grad() was called after backward() but before step() or synchronize(), while "
-                "the gradients are being reduced over the ranks; call one of those first. In a "
-                "GAN, freeze the other network's parameters (requires_grad_(False)) meanwhile"
+                "the gradients are being reduced over the ranks; call synchronize() first. After "
+                "an exception in backward() or in a closure call synchronize() alone: step() would "
+                "apply gradients that are only half computed. In a GAN, freeze the other network's "
+                "parameters (requires_grad_(False)) meanwhile"
             )
         self._reducer.watch()
         self._inner.zero_grad(set_to_none=set_to_none)
@@ -208,6 +214,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 "step() inside skip_synchronize(), but the gradients are still being reduced: call "
                 "optimizer.synchronize() before"
             )
+        self._reducer.refuse_overrun()
         self._reducer.start_next_step()
         return self._inner.step()
 

@@ -279,7 +279,8 @@ def test_too_many_backward_passes(hvd):
     model(inputs).sum().backward()
     with pytest.raises(UsageError, match="backward_passes_per_step=1"):
         model(inputs).sum().backward()
-    with pytest.raises(UsageError):  # the second pass has touched gradients that were travelling
-        optimizer.synchronize()
+    optimizer.synchronize()
+    with pytest.raises(UsageError, match="beyond backward_passes_per_step=1"):
+        optimizer.step()  # the second pass has touched gradients that were travelling
     optimizer.zero_grad()
     train(model, optimizer, list(batches(hvd.rank(), hvd.size()))[:2])

@@ -187,10 +187,37 @@ def test_more_backward_passes_than_promised(core, model, optimizer):
         loss_of(model).backward()
 
 
+def test_after_a_backward_pass_too_many(core, model, optimizer):
+    core.hold()
+    loss_of(model).backward()
+    with pytest.raises(UsageError, match="more than backward_passes_per_step"):
+        loss_of(model).backward()
+    optimizer.synchronize()  # that error has been told
+    with pytest.raises(UsageError, match="beyond backward_passes_per_step=1"):
+        optimizer.step()
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("op", ["x", [1], 2])
+def test_ops_that_are_none(hvd, model, op):
+    with pytest.raises(UsageError, match="none of Average, Sum"):
+        hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), op=op)
+
+
+@pytest.mark.parametrize("factor", ["x", 0, float("nan")])
+def test_predivision_by_nothing(hvd, model, factor):
+    with pytest.raises(UsageError, match=f"gradient_predivide_factor={factor!r} is not"):
+        hvd.DistributedOptimizer(
+            torch.optim.SGD(model.parameters(), lr=1.0), gradient_predivide_factor=factor
+        )
+
+
 def test_zero_grad_while_gradients_travel(core, model, optimizer):
     core.hold()
     loss_of(model).backward()
-    with pytest.raises(UsageError, match=r"zero_grad.*before step"):
+    with pytest.raises(UsageError, match=r"zero_grad.*before step.*call synchronize\(\) alone"):
         optimizer.zero_grad()
     optimizer.synchronize()
     optimizer.zero_grad(set_to_none=False)
