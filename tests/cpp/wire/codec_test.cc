@@ -94,7 +94,7 @@ TEST(Codec, NamesTheFieldThatIsOutOfRange) {
   EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: kind is 4");
   params = SampleParams();
   params.dtype = static_cast<DType>(kDTypeCount);
-  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: dtype is 20");
+  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: dtype is 21");
   params = SampleParams();
   params.reduce_op = static_cast<ReduceOp>(2);
   EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: reduce_op is 2");
