@@ -93,7 +93,7 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
       wait_policy_(WaitPolicy::For(group.board->size(), UsableCores())),
       control_(Connect(OptionsOf(topology, config, group.tunables).position, group.board)),
       negotiator_(OptionsOf(topology, config, group.tunables)),
-      executor_(topology.rank, topology.size, group.tunables.fusion_threshold_bytes,
+      executor_(topology.size, group.tunables.fusion_threshold_bytes,
                 MakeBackends(topology, config, group.board, wait_policy_), queue_, metrics_),
       next_tick_(TimePoint::max().time_since_epoch().count()),
       liveness_(topology.rank, std::move(group.peers), group.board),

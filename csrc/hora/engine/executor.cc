@@ -9,30 +9,21 @@
 namespace hora {
 namespace {
 
-// The output of an allgather, whose size only became known with the agreement.
-std::shared_ptr<Gathered> AllocateGathered(const Response& response) {
+// An allgather's output, whose size only became known with the agreement; data is still null.
+TensorView GatheredView(const Response& response) {
   const std::int64_t rows =
       std::accumulate(response.first_dims.begin(), response.first_dims.end(), std::int64_t{0});
-  const Shape whole = response.params.shape.WithFirstDim(rows);
-  const std::size_t bytes =
-      static_cast<std::size_t>(whole.num_elements()) * SizeOf(response.params.dtype);
-  return std::make_shared<Gathered>(response.first_dims, bytes);
-}
-
-TensorView ViewOf(Gathered& gathered, const Response& response) {
-  const std::int64_t rows =
-      std::accumulate(response.first_dims.begin(), response.first_dims.end(), std::int64_t{0});
-  return {gathered.bytes().data(), response.params.dtype, response.params.device,
-          response.params.shape.WithFirstDim(rows)};
+  return {.dtype = response.params.dtype,
+          .device = response.params.device,
+          .shape = response.params.shape.WithFirstDim(rows)};
 }
 
 }  // namespace
 
-Executor::Executor(int rank, int size, std::size_t fusion_threshold_bytes,
+Executor::Executor(int size, std::size_t fusion_threshold_bytes,
                    std::vector<std::unique_ptr<CollectiveBackend>> backends, TensorQueue& queue,
                    Observer& observer)
-    : rank_(rank),
-      size_(size),
+    : size_(size),
       fusion_threshold_bytes_(fusion_threshold_bytes),
       backends_(std::move(backends)),
       queue_(queue),
@@ -60,8 +51,9 @@ Status Executor::ExecuteBatch(const Batch& batch, std::span<const Response> resp
     Check(entry != nullptr, "what was agreed is pending on every rank");
     buffers.push_back({entry->input, entry->output});
     if (kind != OpKind::kAllgather) continue;
-    gathered[i] = AllocateGathered(response);
-    buffers.back().output = ViewOf(*gathered[i], response);
+    TensorView& output = buffers.back().output = GatheredView(response);
+    gathered[i] = std::make_shared<Gathered>(response.first_dims, output.nbytes());
+    output.data = gathered[i]->bytes().data();
   }
   // All ranks have arrived, which is all that a barrier asks for.
   if (kind != OpKind::kBarrier) {

@@ -19,7 +19,7 @@ namespace hora {
 // moves.
 class Executor {
  public:
-  Executor(int rank, int size, std::size_t fusion_threshold_bytes,
+  Executor(int size, std::size_t fusion_threshold_bytes,
            std::vector<std::unique_ptr<CollectiveBackend>> backends, TensorQueue& queue,
            Observer& observer);
 
@@ -34,7 +34,6 @@ class Executor {
   Status ExecuteBatch(const Batch& batch, std::span<const Response> responses);
   CollectiveBackend& BackendFor(const OpParams& params);
 
-  int rank_;
   int size_;
   std::size_t fusion_threshold_bytes_;
   std::vector<std::unique_ptr<CollectiveBackend>> backends_;
