@@ -9,10 +9,14 @@ ALLREDUCE: int
 ALLGATHER: int
 BROADCAST: int
 BARRIER: int
+ALLTOALL: int
+REDUCESCATTER: int
+JOIN: int
 
 # ReduceOp, with Horovod's numbers
 AVERAGE: int
 SUM: int
+ADASUM: int
 MIN: int
 MAX: int
 PRODUCT: int
@@ -30,13 +34,15 @@ class Handle:
         ``timeout`` in seconds raises ``WaitTimeoutError`` and leaves the operation running.
         Ctrl-C is honoured. May be called again after completion.
         """
-    def gathered(self) -> Gathered:
-        """The result of a finished allgather; once."""
+    def gathered(self) -> list[Gathered]:
+        """The results of a finished allgather or alltoall, one per tensor."""
+    def last_joined(self) -> int:
+        """The global rank that joined last, of a finished join."""
 
 class Gathered:
     """Bytes of all ranks in rank order, owned by C++ until the last tensor over them is gone."""
 
-    first_dims: list[int]  # rows of every rank
+    first_dims: list[int]  # rows from every rank of the set; of an alltoall, the received splits
     nbytes: int
     def __dlpack__(self, **kwargs: Any) -> Any:
         """A one-dimensional uint8 tensor; view it as the dtype that was gathered."""
@@ -75,33 +81,69 @@ def is_initialized() -> bool: ...
 def topology() -> Topology:
     """Raises ``NotInitializedError``."""
 
+def add_process_set(ranks: list[int]) -> int:
+    """Makes a process set of ascending global ranks; returns its id, the same on every rank.
+
+    Collective over all ranks, which have made sure that they pass the same ranks; blocks until
+    every member can be spoken to. Ids grow and are not used again.
+    """
+
+def remove_process_set(process_set: int) -> None:
+    """Collective over all ranks; members finish first what they have pending in the set."""
+
+def process_sets() -> dict[int, list[int]]:
+    """Global ranks of every set that exists, by id, those without this rank included."""
+
 def submit(
     kind: int,
     name: str,
-    input: Any | None,
-    output: Any | None,
+    input: Any | list[Any] | None,
+    output: Any | list[Any] | None,
     reduce_op: int = ...,
     root_rank: int = -1,
     prescale: float = 1.0,
     postscale: float = 1.0,
+    process_set: int = 0,
+    splits: list[int] | None = None,
 ) -> Handle:
     """Submits dense contiguous CPU tensors; they are kept alive until the operation is done.
 
-    ``output`` may be ``input``. allgather takes none (see ``Handle.gathered``), nor does barrier.
-    Raises ``UsageError`` for what cannot work, ``NotInitializedError``.
+    ``output`` may be ``input``. allgather and alltoall take none (see ``Handle.gathered``), nor do
+    barrier and join. Lists of tensors make a grouped allreduce, allgather or reducescatter: one
+    operation, one handle. ``root_rank`` is a global rank. ``splits``: alltoall's rows for each rank
+    of the set, in its order. A reducescatter's output has the rows that this rank receives: the
+    first (rows % size) ranks get one more than the others. Raises ``UsageError`` for what cannot
+    work, ``NotInitializedError``.
     """
 
 def run(
     kind: int,
     name: str,
-    input: Any | None,
-    output: Any | None,
+    input: Any | list[Any] | None,
+    output: Any | list[Any] | None,
     reduce_op: int = ...,
     root_rank: int = -1,
     prescale: float = 1.0,
     postscale: float = 1.0,
+    process_set: int = 0,
+    splits: list[int] | None = None,
 ) -> Handle:
     """``submit`` and ``wait`` in one call: the shortest way through."""
 
 def metrics() -> dict[str, int]:
     """Counters since init: submitted, submitted_bytes, agreed, completed, failed, batches, …."""
+
+def pending() -> list[tuple[int, str, str, float]]:
+    """Operations of this rank that are not done: process set, kind, name, seconds since submitted."""
+
+def tuning() -> dict[str, int]:
+    """The tuning in force: fusion_threshold_bytes, chunk_bytes, small_allreduce_bytes."""
+
+def set_log_level(level: str) -> None:
+    """One of trace, debug, info, warning, error, off; from now on, on this rank."""
+
+def start_timeline(path: str, mark_cycles: bool = False) -> None:
+    """Writes a Chrome trace of this rank's operations to ``path`` until ``stop_timeline``."""
+
+def stop_timeline() -> None:
+    """Completes the file; raises ``UsageError`` when none is being written."""

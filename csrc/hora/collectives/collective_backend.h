@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "hora/base/status.h"
+#include "hora/base/rank_set.h"
 #include "hora/tensor/byte_stream.h"
 #include "hora/wire/request.h"
+#include "hora/wire/tunables.h"
 
 namespace hora {
 
@@ -16,13 +18,21 @@ namespace hora {
 struct CollectiveCall {
   OpParams params;
   int size = 1;  // ranks that take part
-  // allgather: what each rank contributes. Otherwise one entry.
+  // allgather: what each rank contributes. reducescatter: what each rank receives. alltoall: what
+  // rank s sends to rank d, at s · size + d. Otherwise one entry.
   std::vector<std::uint64_t> bytes_per_rank;
-  // What this rank contributes. broadcast: used at the root only.
-  ByteStream input;
-  // allgather: one stream per source rank. Otherwise one. An output may be the very memory of the
-  // input (in place), but not overlap it otherwise.
+  // What this rank contributes, used at the root only for a broadcast. reducescatter and alltoall:
+  // one stream per destination rank. Otherwise one.
+  std::vector<ByteStream> inputs;
+  // allgather and alltoall: one stream per source rank. Otherwise one. For allreduce and broadcast
+  // an output may be the very memory of the input (in place); nothing else may overlap.
   std::vector<ByteStream> outputs;
+  // allreduce: ranks that take part in the work but bring no operand. Their inputs mean nothing, and
+  // an average divides by `divisor`.
+  RankSet absent;
+  int divisor = 1;  // of an average; allreduce, reducescatter
+  // adasum: bytes of each tensor in the batch, in order; dot products never cross a tensor.
+  std::vector<std::uint64_t> tensor_bytes;
 };
 
 class CollectiveBackend {
@@ -30,6 +40,9 @@ class CollectiveBackend {
   virtual ~CollectiveBackend() = default;
   virtual std::string_view name() const = 0;
   virtual bool Supports(const OpParams& params) const = 0;
+
+  // In force from the next call on; equal on all ranks.
+  virtual void Retune(const Tuning& tuning) = 0;
 
   // Every rank calls it with the same batches in the same order. Blocks until this rank's part is
   // done and its memory may be reused. Not OK: the group is lost (the data plane is out of step);

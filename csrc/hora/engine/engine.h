@@ -1,30 +1,27 @@
-// One rank's engine: composes queue, negotiation, fusion and collectives, and drives them.
+// One rank's engine: its process sets, who watches its peers, and what it tells about itself.
 #pragma once
 
-#include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
+#include <string>
+#include <vector>
 
+#include "hora/autotune/tuner.h"
 #include "hora/base/config.h"
 #include "hora/base/result.h"
 #include "hora/control/host_group.h"
 #include "hora/control/liveness.h"
-#include "hora/engine/control_plane.h"
-#include "hora/engine/executor.h"
+#include "hora/engine/process_set.h"
 #include "hora/engine/topology.h"
-#include "hora/negotiation/negotiator.h"
 #include "hora/observe/metrics.h"
-#include "hora/queue/tensor_queue.h"
+#include "hora/observe/observer_list.h"
+#include "hora/observe/timeline.h"
 
 namespace hora {
 
-// Owns everything of one rank: the group's board and sockets, the stages, one background thread.
-// N engines in one process are N ranks. Public members: any thread, unless said otherwise.
-//
-// Whoever waits, works: a thread in Wait takes the progress lock and runs the engine itself. The
-// background thread does so only for asynchronous work that nobody waits for; with nothing pending
-// it sleeps, and costs nothing.
+// Owns everything of one rank. N engines in one process are N ranks. Any thread, unless said
+// otherwise.
 class Engine {
  public:
   // `group` comes from FormHostGroup; the engine takes it over, also when it fails.
@@ -36,20 +33,25 @@ class Engine {
 
   const Topology& topology() const { return topology_; }
   const Metrics& metrics() const { return metrics_; }
+  Timeline& timeline() { return timeline_; }
 
-  // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be
-  // woken.
-  Status Submit(TensorEntry entry, bool will_wait);
+  ProcessSet& global() const { return *global_; }
+  // The set of that id, kInvalidArgument when there is none or this rank is not in it.
+  Result<std::shared_ptr<ProcessSet>> Find(int id) const;
+  std::vector<std::shared_ptr<ProcessSet>> Sets() const;  // that this rank is in, by id
 
-  // Works until the handle is done (kWoken), the deadline, or a signal (kInterrupted: call again).
-  WakeReason Wait(const Handle& handle, TimePoint deadline);
+  // Collective over all ranks of the job, in the same order everywhere, with the same ascending
+  // `ranks` (the caller has made sure). Blocks until every member may be spoken to. The set's id;
+  // ids are not used again.
+  Result<int> AddProcessSet(std::vector<int> ranks);
+  // Collective as well: first, every member finishes what it has pending in the set.
+  Status RemoveProcessSet(int id);
 
-  // Ends the group for everybody: a rank that is about to fail says why.
+  // Ends the job for everybody: a rank that is about to fail says why.
   void Abort(const Status& cause);
 
-  // Leaves the group. What is running everywhere is finished first; what is not agreed yet fails
-  // with kShutDown. Bounded by a few seconds even when peers hang. Idempotent; not concurrent with
-  // itself.
+  // Leaves every set. Bounded by a few seconds per set even when peers hang. Idempotent; not
+  // concurrent with itself.
   void Shutdown();
 
   // In the child of a fork; see Liveness.
@@ -58,39 +60,25 @@ class Engine {
  private:
   Engine(const Topology& topology, const Config& config, HostGroup group);
 
-  bool HasWork() const;
-  bool TryProgress();  // false when another thread has the progress lock
-  void Progress();     // progress lock held
-  Status ExecuteAgreed();
-  void FailClosed(const Status& cause);
-  void HandOver();
-  void RunInBackground(std::stop_token stop);
-  void CollectSubmissions(const std::stop_token& stop);
-  void LockProgress();
-  void LeaveGroup();
-
-  Doorbell& bell() const { return board_->flags(topology_.rank).doorbell; }
+  std::shared_ptr<ProcessSet> MakeSet(int id, RankNames names, std::shared_ptr<Board> board);
+  void FailAll(const Status& cause);
 
   const Topology topology_;
-  const std::shared_ptr<Board> board_;
-  const WaitPolicy wait_policy_;
+  const Config config_;
+  const std::shared_ptr<Board> board_;  // of the global set
+  const Tunables tunables_;
   Metrics metrics_;
-  TensorQueue queue_;
+  Timeline timeline_;
+  ObserverList observers_;  // the two above
+  std::unique_ptr<Tuner> tuner_;  // rank 0, when asked for
 
-  std::mutex progress_mutex_;  // guards the stages below
-  ControlPlane control_;       // NeedsAttention: any thread
-  Negotiator negotiator_;
-  Executor executor_;
-  std::vector<Request> fresh_;
-  NegotiatorActions actions_;
-
-  std::atomic<bool> progressing_{false};  // somebody holds progress_mutex_
-  std::atomic<bool> failed_{false};
-  std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
-  std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
+  mutable std::mutex sets_mutex_;
+  std::map<int, std::shared_ptr<ProcessSet>> sets_;  // that this rank is in; sets_mutex_
+  int next_id_ = 1;                // equal on all ranks
+  std::size_t next_offset_ = 0;    // in the segment, of the next set's board; equal on all ranks
+  std::shared_ptr<ProcessSet> global_;
   bool left_ = false;
   Liveness liveness_;
-  std::jthread background_;  // last: uses all of the above
 };
 
 }  // namespace hora

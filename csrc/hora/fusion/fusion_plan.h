@@ -11,15 +11,33 @@
 namespace hora {
 
 struct Batch {
-  OpParams params;                     // of its first member; the shape means nothing
-  std::vector<std::uint32_t> members;  // indices into the planned responses, ascending
-  // allgather: totals per rank. Otherwise one entry, the total.
+  // One tensor of one planned response.
+  struct Member {
+    std::uint32_t response = 0;
+    std::uint32_t tensor = 0;
+
+    friend bool operator==(const Member&, const Member&) = default;
+  };
+
+  OpParams params;              // of its first member; shape and rest mean nothing
+  std::vector<Member> members;  // ascending
+  // allgather: totals per rank. reducescatter: what each rank receives. alltoall: empty, known only
+  // when it runs. Otherwise one entry, the total.
   std::vector<std::uint64_t> bytes_per_rank;
 };
 
+// Rows [first, first + count) of a reducescatter over `rows` rows that `rank` of `size` receives:
+// the first rows % size ranks get one more.
+struct RowRange {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+RowRange RowsOfRank(std::int64_t rows, int rank, int size);
+
 // Responses with an error are left out. Members of a batch agree in everything but the shape (for
-// broadcast, the dtype may differ too); a batch is at most `threshold_bytes` unless it has one
-// member; barriers stay alone. Batches are ordered by their first member. 0 turns fusion off.
+// broadcast, the dtype may differ too) and in who is absent; a batch is at most `threshold_bytes`,
+// unless it has one member or one group, whose tensors of one dtype are never torn apart; barriers,
+// joins and alltoalls stay alone. Batches are ordered by their first member. 0 turns fusion off.
 std::vector<Batch> PlanFusion(std::span<const Response> responses, int size,
                               std::size_t threshold_bytes);
 

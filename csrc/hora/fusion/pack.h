@@ -16,12 +16,17 @@ struct MemberBuffers {
   TensorView output;
 };
 
-// `buffers` are in the order of batch.members.
-ByteStream InputStream(std::span<const MemberBuffers> buffers);
+// `buffers` are in the order of batch.members. reducescatter: one stream per destination rank, over
+// the rows that it receives of each member; otherwise one over the inputs. Not for alltoall.
+std::vector<ByteStream> InputStreams(const Batch& batch, std::span<const Response> responses,
+                                     std::span<const MemberBuffers> buffers, int size);
 
 // allgather: one stream per source rank, over the rows that it contributes to each member's output;
-// otherwise one stream over the outputs.
+// otherwise one stream over the outputs. Not for alltoall.
 std::vector<ByteStream> OutputStreams(const Batch& batch, std::span<const Response> responses,
                                       std::span<const MemberBuffers> buffers, int size);
+
+// alltoall of one tensor: consecutive pieces of `view`, piece i of rows[i] rows.
+std::vector<ByteStream> SplitByRows(const TensorView& view, std::span<const std::int64_t> rows);
 
 }  // namespace hora

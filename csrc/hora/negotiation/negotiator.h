@@ -14,6 +14,7 @@
 #include "hora/negotiation/slot_history.h"
 #include "hora/negotiation/stall_detector.h"
 #include "hora/negotiation/tree_position.h"
+#include "hora/tensor/rank_names.h"
 #include "hora/wire/control_message.h"
 
 namespace hora {
@@ -23,6 +24,7 @@ struct NegotiatorOptions {
   std::uint32_t cache_capacity = 4096;  // equal on all ranks
   Duration stall_warning = std::chrono::seconds(10);
   Duration stall_abort = std::chrono::seconds(300);
+  RankNames names;  // of the process set's ranks, for messages to people
 };
 
 // What the caller must do after feeding events, in this order: send, then execute, then log/fail.
@@ -37,6 +39,12 @@ struct NegotiatorActions {
   // Where each agreement ends in `execute`. How many agreements come together is up to timing, so
   // whatever is computed from agreed data, as batches are, must look at one agreement at a time.
   std::vector<std::size_t> agreement_ends;
+  // In force from execute[first] on, on every rank alike.
+  struct NewTuning {
+    std::size_t first = 0;
+    Tuning tuning;
+  };
+  std::vector<NewTuning> tunings;
   std::vector<StallSummary> stalled;                   // to be logged
   std::vector<std::pair<std::string, Status>> reject;  // own pending names that can never be agreed
   Status failure;  // not OK: fail closed, nothing else will be agreed
@@ -61,6 +69,9 @@ class Negotiator {
   // This rank has submitted `request`; its name is not pending here (the queue checks that). It
   // ends in `execute` or `reject`, unless everything ends in `failure`.
   void Submit(Request request, TimePoint now);
+
+  // Root only: `tuning` goes out with the next agreement.
+  void Retune(const Tuning& tuning);
 
   // A message from the parent or a child.
   void Receive(int neighbour, ControlMessage message, TimePoint now);

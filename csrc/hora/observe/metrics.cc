@@ -9,19 +9,19 @@ void Add(std::atomic<std::uint64_t>& counter, std::uint64_t amount = 1) {
 
 }  // namespace
 
-void Metrics::OnSubmit(OpKind, std::string_view, std::uint64_t bytes) {
+void Metrics::OnSubmit(const OpLabel&, std::uint64_t bytes) {
   Add(submitted_);
   Add(submitted_bytes_, bytes);
 }
 
-void Metrics::OnAgreed(OpKind, std::string_view) { Add(agreed_); }
+void Metrics::OnAgreed(const OpLabel&) { Add(agreed_); }
 
-void Metrics::OnBatchBegin(OpKind, std::size_t, std::uint64_t bytes) {
+void Metrics::OnBatchBegin(const OpLabel&, std::size_t, std::uint64_t bytes) {
   Add(batches_);
   Add(batch_bytes_, bytes);
 }
 
-void Metrics::OnComplete(std::string_view, const Status& status) {
+void Metrics::OnComplete(const OpLabel&, const Status& status) {
   Add(status.ok() ? completed_ : failed_);
 }
 

@@ -14,10 +14,10 @@ namespace hora {
 // Any thread may read; each counter is exact, the set of them is not a consistent snapshot.
 class Metrics final : public Observer {
  public:
-  void OnSubmit(OpKind kind, std::string_view name, std::uint64_t bytes) override;
-  void OnAgreed(OpKind kind, std::string_view name) override;
-  void OnBatchBegin(OpKind kind, std::size_t members, std::uint64_t bytes) override;
-  void OnComplete(std::string_view name, const Status& status) override;
+  void OnSubmit(const OpLabel& label, std::uint64_t bytes) override;
+  void OnAgreed(const OpLabel& label) override;
+  void OnBatchBegin(const OpLabel& label, std::size_t members, std::uint64_t bytes) override;
+  void OnComplete(const OpLabel& label, const Status& status) override;
 
   // Name and value, in a fixed order.
   std::vector<std::pair<std::string_view, std::uint64_t>> Values() const;

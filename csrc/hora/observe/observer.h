@@ -10,17 +10,24 @@
 
 namespace hora {
 
-// Called by the progress context unless said otherwise, so it must be quick; nothing may block or
+// Which operation an event is about. Operations of one process set meet by name.
+struct OpLabel {
+  int process_set = 0;
+  OpKind kind = OpKind::kAllreduce;
+  std::string_view name;
+};
+
+// Called by the progress contexts (one per process set) unless said otherwise, so it must be quick; nothing may block or
 // throw.
 class Observer {
  public:
   virtual ~Observer() = default;
-  virtual void OnSubmit(OpKind, std::string_view /*name*/, std::uint64_t /*bytes*/) {
-  }  // any thread
-  virtual void OnAgreed(OpKind, std::string_view /*name*/) {}
-  virtual void OnBatchBegin(OpKind, std::size_t /*members*/, std::uint64_t /*bytes*/) {}
-  virtual void OnBatchEnd(OpKind, const Status&) {}
-  virtual void OnComplete(std::string_view /*name*/, const Status&) {}
+  virtual void OnSubmit(const OpLabel&, std::uint64_t /*bytes*/) {}  // any thread
+  virtual void OnAgreed(const OpLabel&) {}
+  // `label` is the first member's; one batch of a process set at a time.
+  virtual void OnBatchBegin(const OpLabel&, std::size_t /*members*/, std::uint64_t /*bytes*/) {}
+  virtual void OnBatchEnd(const OpLabel&, const Status&) {}
+  virtual void OnComplete(const OpLabel&, const Status&) {}
 };
 
 }  // namespace hora

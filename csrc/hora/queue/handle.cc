@@ -19,10 +19,12 @@ Gathered::Gathered(std::vector<std::int64_t> rows_by_rank, std::size_t bytes)
 
 void Gathered::Free::operator()(std::byte* data) const { ::operator delete[](data, kAlignment); }
 
-void Handle::Complete(Status status, std::shared_ptr<Gathered> gathered) {
+void Handle::Complete(Status status, std::vector<std::shared_ptr<Gathered>> gathered,
+                      int last_joined) {
   Check(!done(), "a handle completes once");
   status_ = std::move(status);
   gathered_ = std::move(gathered);
+  last_joined_ = last_joined;
   done_.store(true);
 }
 

@@ -13,7 +13,7 @@
 
 namespace hora {
 
-// The bytes of an allgather, in rank order, allocated when their number was agreed.
+// The bytes of an allgather or alltoall, in rank order, allocated when their number was known.
 class Gathered {
  public:
   Gathered(std::vector<std::int64_t> rows_by_rank, std::size_t bytes);  // 64-byte aligned
@@ -31,7 +31,7 @@ class Gathered {
   std::unique_ptr<std::byte[], Free> data_;
 };
 
-// Any thread may look; the engine completes. `status` and `gathered` are only valid once done().
+// Any thread may look; the engine completes. The results are only valid once done().
 class Handle {
  public:
   explicit Handle(std::string name) : name_(std::move(name)) {}
@@ -39,15 +39,19 @@ class Handle {
   const std::string& name() const { return name_; }
   bool done() const { return done_.load(); }
   const Status& status() const { return status_; }
-  const std::shared_ptr<Gathered>& gathered() const { return gathered_; }
+  // allgather, alltoall: one per tensor, in order; else empty.
+  const std::vector<std::shared_ptr<Gathered>>& gathered() const { return gathered_; }
+  int last_joined() const { return last_joined_; }  // join: the global rank that joined last
 
   // A second completion is a broken invariant.
-  void Complete(Status status, std::shared_ptr<Gathered> gathered = nullptr);
+  void Complete(Status status, std::vector<std::shared_ptr<Gathered>> gathered = {},
+                int last_joined = -1);
 
  private:
   const std::string name_;
   Status status_;
-  std::shared_ptr<Gathered> gathered_;
+  std::vector<std::shared_ptr<Gathered>> gathered_;
+  int last_joined_ = -1;
   std::atomic<bool> done_{false};
 };
 

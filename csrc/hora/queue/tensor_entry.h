@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "hora/queue/handle.h"
 #include "hora/tensor/tensor_view.h"
@@ -8,11 +10,19 @@
 
 namespace hora {
 
+// One tensor of a submission.
+struct TensorPair {
+  TensorView input;   // data is null for barrier and join, and for broadcast on other ranks
+  TensorView output;  // data is null for allgather, alltoall, barrier and join
+};
+
 // One submission. The submitter keeps the memory behind the views alive until the handle is done.
 struct TensorEntry {
   Request request;
-  TensorView input;   // data is null for barrier, and for broadcast on other ranks
-  TensorView output;  // data is null for allgather and barrier
+  TensorView input;  // of the first tensor, as in TensorPair
+  TensorView output;
+  std::vector<TensorPair> rest;      // of a group: its tensors after the first
+  std::vector<std::int64_t> splits;  // alltoall: rows for each rank of the set
   std::shared_ptr<Handle> handle;
 };
 

@@ -42,6 +42,16 @@ class Board {
   // Takes ownership of `fd`. Checks magic, version, sizes and generation before anything else.
   static Result<std::shared_ptr<Board>> Attach(int fd, const BoardOptions& expected);
 
+  // The board of a process set, in memory that is added to `host`'s segment at `offset`. One rank of
+  // the set creates it; the others attach once it has. The memory stays until the last process is
+  // gone; FreeWithin gives its pages back before, when no rank uses it any more.
+  static Result<std::shared_ptr<Board>> CreateWithin(const Board& host, std::size_t offset,
+                                                     const BoardOptions& options);
+  static Result<std::shared_ptr<Board>> AttachWithin(const Board& host, std::size_t offset,
+                                                     const BoardOptions& expected);
+  static void FreeWithin(const Board& host, std::size_t offset, const BoardOptions& options);
+  static std::size_t BytesFor(const BoardOptions& options);  // a multiple of the page size
+
   int size() const { return options_.size; }
   std::size_t window_bytes() const { return options_.window_bytes; }
   std::uint64_t generation() const { return options_.generation; }

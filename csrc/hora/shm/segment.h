@@ -12,7 +12,7 @@ namespace hora {
 class Segment {
  public:
   // Memory is reserved now (kResource with needed and available bytes), so that no later touch can
-  // end in SIGBUS; sealed against shrinking and growing.
+  // end in SIGBUS; sealed against shrinking.
   static Result<Segment> Create(std::size_t bytes);
   // Maps a descriptor received from another process and takes ownership of it. Refuses one that is
   // not sealed against shrinking.

@@ -12,6 +12,12 @@ std::string_view ToString(OpKind kind) {
       return "broadcast";
     case OpKind::kBarrier:
       return "barrier";
+    case OpKind::kAlltoall:
+      return "alltoall";
+    case OpKind::kReducescatter:
+      return "reducescatter";
+    case OpKind::kJoin:
+      return "join";
   }
   return "unknown operation";
 }

@@ -6,8 +6,16 @@
 namespace hora {
 
 // Values travel on the wire: append, never renumber.
-enum class OpKind : std::uint8_t { kAllreduce = 0, kAllgather = 1, kBroadcast = 2, kBarrier = 3 };
-inline constexpr int kOpKindCount = 4;
+enum class OpKind : std::uint8_t {
+  kAllreduce = 0,
+  kAllgather,
+  kBroadcast,
+  kBarrier,
+  kAlltoall,
+  kReducescatter,
+  kJoin,
+};
+inline constexpr int kOpKindCount = 7;
 
 std::string_view ToString(OpKind kind);  // "allreduce", …
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "hora/tensor/op_kind.h"
 #include "hora/wire/request.h"
 #include "hora/wire/response.h"
+#include "hora/wire/tunables.h"
 
 namespace hora {
 
@@ -31,6 +33,7 @@ struct Agreement {
   std::uint64_t sequence = 0;  // 1, 2, 3, …
   SlotSet cached;
   std::vector<Response> responses;
+  std::optional<Tuning> tuning;  // in force from the operations of this agreement on
 
   friend bool operator==(const Agreement&, const Agreement&) = default;
 };
@@ -66,6 +69,14 @@ struct StallSummary {
   friend bool operator==(const StallSummary&, const StallSummary&) = default;
 };
 
+// Up, at once: `rank` has no more data. Until all have joined, allreduces go on without it; the
+// response of the join itself ends that.
+struct Joined {
+  std::int32_t rank = 0;
+
+  friend bool operator==(const Joined&, const Joined&) = default;
+};
+
 // Up to the root, which puts it into the stream of decisions that comes down: `rank` has shut down,
 // nothing that follows can be agreed any more.
 struct Leave {
@@ -83,6 +94,6 @@ struct Abort {
 };
 
 using ControlMessage =
-    std::variant<Readiness, Agreement, StallReport, StallProbe, StallSummary, Leave, Abort>;
+    std::variant<Readiness, Agreement, StallReport, StallProbe, StallSummary, Leave, Abort, Joined>;
 
 }  // namespace hora

@@ -14,17 +14,36 @@
 
 namespace hora {
 
-// Everything that ranks must agree on. For allgather the first dimension may differ, so there
-// `shape` holds 0 in its place and FirstDims carries each rank's own.
+struct TensorSpec {
+  DType dtype = DType::kFloat32;
+  Shape shape;
+
+  friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
+};
+
+// Everything that ranks must agree on. For allgather and alltoall the first dimension may differ, so
+// there shapes hold 0 in its place: an allgather's rows are negotiated (first_dims below), an
+// alltoall's splits are exchanged when it runs, because they change with every call.
+//
+// A grouped operation (allreduce, allgather, reducescatter) is one request for several tensors, so
+// they are agreed on, cached and completed as one.
 struct OpParams {
   OpKind kind = OpKind::kAllreduce;
   DType dtype = DType::kFloat32;
-  ReduceOp reduce_op = ReduceOp::kSum;  // allreduce
-  std::int32_t root_rank = -1;          // broadcast
-  double prescale = 1.0;                // allreduce
+  ReduceOp reduce_op = ReduceOp::kSum;  // allreduce, reducescatter
+  // broadcast: the root's place in the process set. join, in a response: who joined last.
+  std::int32_t root_rank = -1;
+  double prescale = 1.0;  // allreduce, reducescatter
   double postscale = 1.0;
   Device device;
   Shape shape;
+  std::vector<TensorSpec> rest;  // of a group: its tensors after the first
+
+  std::size_t tensor_count() const { return 1 + rest.size(); }
+  DType dtype_of(std::size_t tensor) const { return tensor == 0 ? dtype : rest[tensor - 1].dtype; }
+  const Shape& shape_of(std::size_t tensor) const {
+    return tensor == 0 ? shape : rest[tensor - 1].shape;
+  }
 
   friend bool operator==(const OpParams&, const OpParams&) = default;
 };
@@ -33,7 +52,8 @@ struct OpParams {
 struct Request {
   std::string name;
   OpParams params;
-  std::int64_t first_dim = 0;  // allgather: rows that this rank contributes
+  // allgather: rows that this rank contributes, one number per tensor; else empty.
+  std::vector<std::int64_t> first_dims;
 
   friend bool operator==(const Request&, const Request&) = default;
 };
@@ -49,7 +69,8 @@ struct RankRows {
 struct RequestVariant {
   OpParams params;
   RankSet ranks;
-  std::vector<RankRows> first_dims;  // allgather: one per rank in `ranks`, ascending; else empty
+  // allgather: for each rank in `ranks`, ascending, one entry per tensor; else empty.
+  std::vector<RankRows> first_dims;
 
   friend bool operator==(const RequestVariant&, const RequestVariant&) = default;
 };

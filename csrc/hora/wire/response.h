@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "hora/base/rank_set.h"
 #include "hora/base/status.h"
 #include "hora/wire/request.h"
 
@@ -16,7 +17,9 @@ namespace hora {
 struct Response {
   std::string name;
   OpParams params;
-  std::vector<std::int64_t> first_dims;  // allgather: rows of every rank, by rank; else empty
+  // allgather: for every rank in turn its rows of each tensor (rank · tensor_count + tensor).
+  std::vector<std::int64_t> first_dims;
+  RankSet absent;  // allreduce: ranks that have joined and contribute nothing
   Status error;
 
   friend bool operator==(const Response&, const Response&) = default;

@@ -1,0 +1,107 @@
+// One process set as one of its ranks sees it: the stages of the dataflow, and what drives them.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+#include <vector>
+
+#include "hora/autotune/tuner.h"
+#include "hora/base/config.h"
+#include "hora/base/status.h"
+#include "hora/engine/control_plane.h"
+#include "hora/engine/executor.h"
+#include "hora/negotiation/negotiator.h"
+#include "hora/observe/observer.h"
+#include "hora/queue/tensor_queue.h"
+#include "hora/shm/board.h"
+#include "hora/tensor/rank_names.h"
+
+namespace hora {
+
+struct ProcessSetOptions {
+  int id = 0;    // 0: the global set
+  int rank = 0;  // this rank's place in the set
+  RankNames names;
+  std::shared_ptr<Board> board;  // of this set alone
+  Tunables tunables;
+  Config config;
+  Observer* observer = nullptr;  // outlives the set
+  Tuner* tuner = nullptr;        // the root of the global set only; outlives the set
+  // Called once, on any thread, with the progress lock held, when the set has failed closed.
+  std::function<void(const Status&)> on_failure;
+};
+
+// Owns the queue, negotiator, executor and one background thread of the set; shares its board. A
+// set has a progress lock of its own, so a collective of one set never waits for another set's: two
+// overlapping sets may run their collectives in different orders on different ranks. Public members:
+// any thread, unless said otherwise. Ranks are places in the set, except in texts.
+//
+// Whoever waits, works: a thread in Wait takes the progress lock and runs the set itself. The
+// background thread does so only for asynchronous work that nobody waits for; with nothing pending
+// it sleeps, and costs nothing.
+class ProcessSet {
+ public:
+  explicit ProcessSet(ProcessSetOptions options);
+  ~ProcessSet();  // Leave
+  ProcessSet(const ProcessSet&) = delete;
+  ProcessSet& operator=(const ProcessSet&) = delete;
+
+  int id() const { return options_.id; }
+  int rank() const { return options_.rank; }
+  int size() const { return board_->size(); }
+  const RankNames& names() const { return options_.names; }
+  const TensorQueue& queue() const { return queue_; }
+
+  // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be
+  // woken. A broadcast's root_rank is a place in the set.
+  Status Submit(TensorEntry entry, bool will_wait);
+
+  // Works until the handle is done (kWoken), the deadline, or a signal (kInterrupted: call again).
+  WakeReason Wait(const Handle& handle, TimePoint deadline);
+
+  // Ends the set for all of its ranks.
+  void Abort(const Status& cause);
+
+  // Leaves the set. What is running everywhere is finished first; what is not agreed yet fails with
+  // kShutDown. Bounded by a few seconds even when peers hang. Idempotent; not concurrent with
+  // itself.
+  void Leave();
+
+ private:
+  bool HasWork() const;
+  bool TryProgress();  // false when another thread has the progress lock
+  void Progress();     // progress lock held
+  Status ExecuteAgreed();
+  void FailClosed(const Status& cause);
+  void HandOver();
+  void RunInBackground(std::stop_token stop);
+  void CollectSubmissions(const std::stop_token& stop);
+  void LeaveGroup();
+
+  Doorbell& bell() const { return board_->flags(options_.rank).doorbell; }
+
+  const ProcessSetOptions options_;
+  const std::shared_ptr<Board> board_;
+  const WaitPolicy wait_policy_;
+  TensorQueue queue_;
+
+  std::mutex progress_mutex_;  // guards the stages below
+  ControlPlane control_;       // NeedsAttention: any thread
+  Negotiator negotiator_;
+  Executor executor_;
+  std::vector<Request> fresh_;
+  NegotiatorActions actions_;
+
+  std::atomic<bool> progressing_{false};  // somebody holds progress_mutex_
+  std::atomic<bool> failed_{false};
+  std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
+  std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
+  bool left_ = false;
+  std::jthread background_;  // last: uses all of the above
+};
+
+}  // namespace hora
