@@ -1,5 +1,7 @@
 #include "hora/shm/board.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string_view>
@@ -103,17 +105,28 @@ Board::Board(Segment segment, const BoardOptions& options)
 
 Result<std::shared_ptr<Board>> Board::Create(const BoardOptions& options) {
   if (Status status = CheckOptions(options); !status.ok()) return Fail(std::move(status));
-  const std::size_t total = Layout(options).total;
-  Result<Segment> segment = Segment::Create(total);
+  Result<Segment> segment = Segment::Create(Layout(options).total);
   if (!segment) return Fail(std::move(segment.error()));
-  std::shared_ptr<Board> board(new Board(std::move(*segment), options));
+  return Begin(std::move(*segment), options);
+}
+
+Result<std::shared_ptr<Board>> Board::CreateWithin(const Board& host, std::size_t offset,
+                                                   const BoardOptions& options) {
+  if (Status status = CheckOptions(options); !status.ok()) return Fail(std::move(status));
+  Result<Segment> part = Segment::CreatePart(host.fd(), offset, Layout(options).total);
+  if (!part) return Fail(std::move(part.error()));
+  return Begin(std::move(*part), options);
+}
+
+std::shared_ptr<Board> Board::Begin(Segment segment, const BoardOptions& options) {
+  std::shared_ptr<Board> board(new Board(std::move(segment), options));
   // Everything else starts as the zero bytes of fresh memory.
   Header& header = *board->header_;
   header.magic = kMagic;
   header.layout_version = kLayoutVersion;
   header.size = options.size;
   header.window_bytes = options.window_bytes;
-  header.total_bytes = total;
+  header.total_bytes = Layout(options).total;
   header.generation = options.generation;
   return board;
 }
@@ -121,13 +134,25 @@ Result<std::shared_ptr<Board>> Board::Create(const BoardOptions& options) {
 Result<std::shared_ptr<Board>> Board::Attach(int fd, const BoardOptions& expected) {
   Result<Segment> segment = Segment::Attach(fd);
   if (!segment) return Fail(std::move(segment.error()));
+  return Recognise(std::move(*segment), expected);
+}
+
+Result<std::shared_ptr<Board>> Board::AttachWithin(const Board& host, std::size_t offset,
+                                                   const BoardOptions& expected) {
+  if (Status status = CheckOptions(expected); !status.ok()) return Fail(std::move(status));
+  Result<Segment> part = Segment::AttachPart(host.fd(), offset, Layout(expected).total);
+  if (!part) return Fail(std::move(part.error()));
+  return Recognise(std::move(*part), expected);
+}
+
+Result<std::shared_ptr<Board>> Board::Recognise(Segment segment, const BoardOptions& expected) {
   if (Status status = CheckOptions(expected); !status.ok()) return Fail(std::move(status));
   const std::size_t total = Layout(expected).total;
-  if (segment->bytes().size() < sizeof(Header)) {
-    return Fail(Error(StatusCode::kInternal, "a segment of {} bytes is not a board",
-                      segment->bytes().size()));
+  const std::size_t mapped = segment.bytes().size();
+  if (mapped < sizeof(Header)) {
+    return Fail(Error(StatusCode::kInternal, "a segment of {} bytes is not a board", mapped));
   }
-  const Header& header = *reinterpret_cast<const Header*>(segment->bytes().data());
+  const Header& header = *reinterpret_cast<const Header*>(segment.bytes().data());
   if (header.magic != kMagic || header.layout_version != kLayoutVersion) {
     return Fail(
         Error(StatusCode::kInternal,
@@ -135,17 +160,25 @@ Result<std::shared_ptr<Board>> Board::Attach(int fd, const BoardOptions& expecte
               "of the same hora version?",
               kLayoutVersion, header.magic, header.layout_version));
   }
+  // What follows the board belongs to the process sets.
   if (header.size != expected.size || header.window_bytes != expected.window_bytes ||
-      header.generation != expected.generation || header.total_bytes != total ||
-      segment->bytes().size() != total) {
-    return Fail(Error(
-        StatusCode::kInternal,
-        "the board is of {} ranks, windows of {} bytes, generation {}, {} bytes in all "
-        "({} mapped); expected {}, {}, {}, {}",
-        header.size, header.window_bytes, header.generation, header.total_bytes,
-        segment->bytes().size(), expected.size, expected.window_bytes, expected.generation, total));
+      header.generation != expected.generation || header.total_bytes != total || mapped < total) {
+    return Fail(
+        Error(StatusCode::kInternal,
+              "the board is of {} ranks, windows of {} bytes, generation {}, {} bytes in all "
+              "({} mapped); expected {}, {}, {}, {}",
+              header.size, header.window_bytes, header.generation, header.total_bytes, mapped,
+              expected.size, expected.window_bytes, expected.generation, total));
   }
-  return std::shared_ptr<Board>(new Board(std::move(*segment), expected));
+  return std::shared_ptr<Board>(new Board(std::move(segment), expected));
+}
+
+void Board::FreeWithin(const Board& host, std::size_t offset, const BoardOptions& options) {
+  Segment::FreePart(host.fd(), offset, Layout(options).total);
+}
+
+std::size_t Board::BytesFor(const BoardOptions& options) {
+  return RoundUp(Layout(options).total, static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
 }
 
 std::span<std::byte> Board::window(int rank, int index) const {

@@ -42,9 +42,10 @@ class Board {
   // Takes ownership of `fd`. Checks magic, version, sizes and generation before anything else.
   static Result<std::shared_ptr<Board>> Attach(int fd, const BoardOptions& expected);
 
-  // The board of a process set, in memory that is added to `host`'s segment at `offset`. One rank of
-  // the set creates it; the others attach once it has. The memory stays until the last process is
-  // gone; FreeWithin gives its pages back before, when no rank uses it any more.
+  // The board of a process set, in memory that is added to `host`'s segment at `offset`, a multiple
+  // of the page size. One rank of the set creates it; the others attach once it has. The memory
+  // stays until the last process is gone; FreeWithin gives it back before, when no rank uses it any
+  // more. Such a board outlives `host`; it has no descriptor.
   static Result<std::shared_ptr<Board>> CreateWithin(const Board& host, std::size_t offset,
                                                      const BoardOptions& options);
   static Result<std::shared_ptr<Board>> AttachWithin(const Board& host, std::size_t offset,
@@ -95,6 +96,8 @@ class Board {
   struct Header;
   struct Layout;
   Board(Segment segment, const BoardOptions& options);
+  static std::shared_ptr<Board> Begin(Segment segment, const BoardOptions& options);
+  static Result<std::shared_ptr<Board>> Recognise(Segment segment, const BoardOptions& expected);
   ByteRing Ring(int index) const;
 
   Segment segment_;

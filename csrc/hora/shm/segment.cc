@@ -28,6 +28,8 @@ constexpr std::size_t kReservePiece = 16u << 20;
 // Larger mappings are left to be touched on use: mapping them takes longer than it saves.
 constexpr std::size_t kPopulateLimit = 64u << 20;
 
+constexpr auto kLargestOffset = static_cast<std::size_t>(std::numeric_limits<off_t>::max());
+
 constexpr double kMiB = 1024.0 * 1024.0;
 
 // The number after `label` in a file of lines "label number …".
@@ -64,7 +66,7 @@ std::size_t LargestFile() {
   return limit.rlim_cur;
 }
 
-Status Reserve(int fd, std::size_t bytes) {
+Status CheckThereIsRoom(std::size_t offset, std::size_t bytes) {
   if (const std::size_t available = AvailableMemory(); bytes > available) {
     return Error(
         StatusCode::kResource,
@@ -72,15 +74,21 @@ Status Reserve(int fd, std::size_t bytes) {
         "limit, or set a smaller HORA_WINDOW_BYTES",
         static_cast<double>(bytes) / kMiB, static_cast<double>(available) / kMiB);
   }
-  if (const std::size_t largest = LargestFile(); bytes > largest) {
+  if (const std::size_t largest = LargestFile(); bytes > largest || offset > largest - bytes) {
     return Error(
         StatusCode::kResource,
-        "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)", bytes,
-        largest);
+        "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)",
+        offset + bytes, largest);
   }
+  return Status::Ok();
+}
+
+Status Reserve(int fd, std::size_t offset, std::size_t bytes) {
+  if (Status status = CheckThereIsRoom(offset, bytes); !status.ok()) return status;
   for (std::size_t done = 0; done < bytes;) {
     const std::size_t piece = std::min(kReservePiece, bytes - done);
-    const int error = posix_fallocate(fd, static_cast<off_t>(done), static_cast<off_t>(piece));
+    const int error =
+        posix_fallocate(fd, static_cast<off_t>(offset + done), static_cast<off_t>(piece));
     if (error == EINTR) continue;
     if (error != 0) {
       return Error(
@@ -95,8 +103,9 @@ Status Reserve(int fd, std::size_t bytes) {
   return Status::Ok();
 }
 
-Result<std::span<std::byte>> Map(int fd, std::size_t bytes) {
-  void* const start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+Result<std::span<std::byte>> Map(int fd, std::size_t offset, std::size_t bytes) {
+  void* const start =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (start == MAP_FAILED) {
     return Fail(Error(StatusCode::kResource, "shared memory: cannot map {} bytes: {}", bytes,
                       std::strerror(errno)));
@@ -108,31 +117,8 @@ Result<std::span<std::byte>> Map(int fd, std::size_t bytes) {
   return std::span<std::byte>(static_cast<std::byte*>(start), bytes);
 }
 
-}  // namespace
-
-Result<Segment> Segment::Create(std::size_t bytes) {
-  if (bytes == 0 || bytes > static_cast<std::size_t>(std::numeric_limits<off_t>::max())) {
-    return Fail(Error(StatusCode::kInvalidArgument, "shared memory of {} bytes", bytes));
-  }
-  const int fd = memfd_create("hora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) {
-    return Fail(
-        Error(StatusCode::kResource, "shared memory: memfd_create: {}", std::strerror(errno)));
-  }
-  Segment segment(fd, {});
-  if (Status status = Reserve(fd, bytes); !status.ok()) return Fail(std::move(status));
-  if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
-    return Fail(
-        Error(StatusCode::kResource, "shared memory: cannot seal: {}", std::strerror(errno)));
-  }
-  Result<std::span<std::byte>> mapped = Map(fd, bytes);
-  if (!mapped) return Fail(std::move(mapped.error()));
-  segment.bytes_ = *mapped;
-  return segment;
-}
-
-Result<Segment> Segment::Attach(int fd) {
-  Segment segment(fd, {});
+// The size of a memfd that cannot shrink while it is mapped.
+Result<std::size_t> SealedSize(int fd) {
   const int seals = fcntl(fd, F_GET_SEALS);
   struct stat about {};
   if (seals < 0 || fstat(fd, &about) != 0) {
@@ -145,10 +131,75 @@ Result<Segment> Segment::Attach(int fd) {
               "shared memory: a segment of {} bytes that is {} against shrinking is refused",
               about.st_size, (seals & F_SEAL_SHRINK) != 0 ? "sealed" : "not sealed"));
   }
-  Result<std::span<std::byte>> mapped = Map(fd, static_cast<std::size_t>(about.st_size));
+  return static_cast<std::size_t>(about.st_size);
+}
+
+}  // namespace
+
+Result<Segment> Segment::Create(std::size_t bytes) {
+  if (bytes == 0 || bytes > kLargestOffset) {
+    return Fail(Error(StatusCode::kInvalidArgument, "shared memory of {} bytes", bytes));
+  }
+  const int fd = memfd_create("hora", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) {
+    return Fail(
+        Error(StatusCode::kResource, "shared memory: memfd_create: {}", std::strerror(errno)));
+  }
+  Segment segment(fd, {});
+  if (Status status = Reserve(fd, 0, bytes); !status.ok()) return Fail(std::move(status));
+  if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) != 0) {
+    return Fail(
+        Error(StatusCode::kResource, "shared memory: cannot seal: {}", std::strerror(errno)));
+  }
+  Result<std::span<std::byte>> mapped = Map(fd, 0, bytes);
   if (!mapped) return Fail(std::move(mapped.error()));
   segment.bytes_ = *mapped;
   return segment;
+}
+
+Result<Segment> Segment::Attach(int fd) {
+  Segment segment(fd, {});
+  const Result<std::size_t> size = SealedSize(fd);
+  if (!size) return Fail(size.error());
+  Result<std::span<std::byte>> mapped = Map(fd, 0, *size);
+  if (!mapped) return Fail(std::move(mapped.error()));
+  segment.bytes_ = *mapped;
+  return segment;
+}
+
+Result<Segment> Segment::CreatePart(int fd, std::size_t offset, std::size_t bytes) {
+  if (bytes == 0 || bytes > kLargestOffset || offset > kLargestOffset - bytes) {
+    return Fail(
+        Error(StatusCode::kInvalidArgument, "shared memory of {} bytes from {}", bytes, offset));
+  }
+  Status reserved = Reserve(fd, offset, bytes);
+  if (reserved.ok()) {
+    Result<std::span<std::byte>> mapped = Map(fd, offset, bytes);
+    if (mapped) return Segment(-1, *mapped);
+    reserved = mapped.error();
+  }
+  FreePart(fd, offset, bytes);
+  return Fail(std::move(reserved));
+}
+
+Result<Segment> Segment::AttachPart(int fd, std::size_t offset, std::size_t bytes) {
+  const Result<std::size_t> size = SealedSize(fd);
+  if (!size) return Fail(size.error());
+  if (bytes == 0 || bytes > *size || offset > *size - bytes) {
+    return Fail(Error(StatusCode::kInternal,
+                      "shared memory: {} bytes from {} lie beyond the {} bytes that there are",
+                      bytes, offset, *size));
+  }
+  Result<std::span<std::byte>> mapped = Map(fd, offset, bytes);
+  if (!mapped) return Fail(std::move(mapped.error()));
+  return Segment(-1, *mapped);
+}
+
+void Segment::FreePart(int fd, std::size_t offset, std::size_t bytes) {
+  // It can only fail for memory that is not there, which is free already.
+  [[maybe_unused]] const int result =
+      fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(bytes));
 }
 
 Segment::Segment(Segment&& other) noexcept

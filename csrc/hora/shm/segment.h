@@ -8,15 +8,25 @@
 
 namespace hora {
 
-// Owns one mapping and the descriptor (memfd, close-on-exec) behind it. Moves, never copies.
+// Owns one mapping and, unless it is a part, the descriptor (memfd, close-on-exec) behind it.
+// Moves, never copies. Any thread.
 class Segment {
  public:
   // Memory is reserved now (kResource with needed and available bytes), so that no later touch can
-  // end in SIGBUS; sealed against shrinking.
+  // end in SIGBUS; sealed against shrinking, but it may grow.
   static Result<Segment> Create(std::size_t bytes);
   // Maps a descriptor received from another process and takes ownership of it. Refuses one that is
   // not sealed against shrinking.
   static Result<Segment> Attach(int fd);
+
+  // Part of the memory behind `fd`, which stays the caller's; a part has no descriptor (-1) and
+  // outlives it. `offset` is a multiple of the page size. CreatePart reserves the bytes, which are
+  // zero, and lets the memory grow where it ends before them; after a failure all is as before.
+  // AttachPart refuses what lies beyond the end.
+  static Result<Segment> CreatePart(int fd, std::size_t offset, std::size_t bytes);
+  static Result<Segment> AttachPart(int fd, std::size_t offset, std::size_t bytes);
+  // Gives the memory of a part back; whoever still has it mapped reads zeros.
+  static void FreePart(int fd, std::size_t offset, std::size_t bytes);
 
   Segment(Segment&& other) noexcept;
   Segment& operator=(Segment&& other) noexcept;

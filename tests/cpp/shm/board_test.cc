@@ -1,6 +1,7 @@
 #include "hora/shm/board.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -98,6 +99,48 @@ TEST(Board, AttachRefusesWhatItDoesNotExpect) {
   EXPECT_NE(attached.error().message().find("not a board"), std::string::npos);
   auto tiny = Segment::Create(16);
   EXPECT_FALSE(Board::Attach(dup(tiny->fd()), kOptions));
+}
+
+TEST(Board, OfAProcessSetLivesBehindTheHosts) {
+  auto host = NewBoard();
+  const BoardOptions options{.size = 2, .window_bytes = 5000, .generation = 12};
+  const std::size_t offset = Board::BytesFor(kOptions);
+  EXPECT_EQ(offset % static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), 0u);
+  EXPECT_FALSE(Board::AttachWithin(*host, offset, options)) << "nobody has made it yet";
+  auto made = Board::CreateWithin(*host, offset, options);
+  ASSERT_TRUE(made) << made.error().ToString();
+  auto other_host = *Board::Attach(dup(host->fd()), kOptions);
+  auto seen = Board::AttachWithin(*other_host, offset, options);
+  ASSERT_TRUE(seen) << seen.error().ToString();
+  EXPECT_FALSE(Board::AttachWithin(*host, offset, {.size = 2, .window_bytes = 5000}))
+      << "of another generation";
+
+  host.reset();
+  (*made)->window(1, 3)[4999] = std::byte{5};
+  EXPECT_EQ((*seen)->window(1, 3)[4999], std::byte{5});
+  (*made)->Abort(1, Status(StatusCode::kPeerFailed, "gone"));
+  EXPECT_TRUE((*seen)->aborted());
+  EXPECT_FALSE(other_host->aborted()) << "each board is aborted by itself";
+}
+
+TEST(Board, MemoryOfARemovedProcessSetIsGivenBack) {
+  auto host = NewBoard();
+  const BoardOptions options{.size = 3, .window_bytes = 1u << 20, .generation = 1};
+  const auto blocks = [&] {
+    struct stat about {};
+    EXPECT_EQ(fstat(host->fd(), &about), 0);
+    return about.st_blocks;
+  };
+  const auto before = blocks();
+  std::size_t offset = Board::BytesFor(kOptions);
+  for (int i = 0; i < 20; ++i, offset += Board::BytesFor(options)) {
+    ASSERT_TRUE(Board::CreateWithin(*host, offset, options));
+    EXPECT_GT(blocks(), before);
+    Board::FreeWithin(*host, offset, options);
+    EXPECT_EQ(blocks(), before);
+  }
+  EXPECT_EQ(Board::CreateWithin(*host, offset, {.size = 0}).error().code(),
+            StatusCode::kInvalidArgument);
 }
 
 TEST(Board, RefusesSizesWithoutSense) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,12 +33,54 @@ TEST(Segment, IsSharedBetweenItsMappings) {
   EXPECT_EQ(attached->bytes()[9'999], std::byte{7});
 }
 
-TEST(Segment, IsClosedOnExecAndCannotBeResized) {
+TEST(Segment, IsClosedOnExecAndMayGrowButNotShrink) {
   Result<Segment> segment = Segment::Create(4096);
   ASSERT_TRUE(segment);
   EXPECT_NE(fcntl(segment->fd(), F_GETFD) & FD_CLOEXEC, 0);
   EXPECT_NE(ftruncate(segment->fd(), 0), 0);
-  EXPECT_NE(ftruncate(segment->fd(), 8192), 0);
+  EXPECT_EQ(ftruncate(segment->fd(), 8192), 0);
+}
+
+off_t BlocksOf(int fd) {
+  struct stat about {};
+  EXPECT_EQ(fstat(fd, &about), 0);
+  return about.st_blocks;
+}
+
+TEST(Segment, PartsAreSharedReservedAndGivenBack) {
+  Result<Segment> whole = Segment::Create(4096);
+  ASSERT_TRUE(whole);
+  const std::size_t offset = 1u << 20;
+  EXPECT_EQ(Segment::AttachPart(whole->fd(), offset, 8192).error().code(), StatusCode::kInternal)
+      << "nobody has made it yet";
+  const off_t before = BlocksOf(whole->fd());
+  Result<Segment> made = Segment::CreatePart(whole->fd(), offset, 8192);
+  Result<Segment> seen = Segment::AttachPart(whole->fd(), offset, 8192);
+  ASSERT_TRUE(made && seen);
+  EXPECT_EQ(made->fd(), -1);
+  EXPECT_GE(BlocksOf(whole->fd()), before + 8192 / 512);
+  made->bytes()[8191] = std::byte{7};
+  EXPECT_EQ(seen->bytes()[8191], std::byte{7});
+  EXPECT_EQ(whole->bytes()[0], std::byte{0});
+
+  Segment::FreePart(whole->fd(), offset, 8192);
+  EXPECT_EQ(BlocksOf(whole->fd()), before);
+  const Result<Segment> again = Segment::CreatePart(whole->fd(), offset, 8192);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->bytes()[8191], std::byte{0});
+}
+
+TEST(Segment, APartThatCannotBeMadeLeavesNothingBehind) {
+  Result<Segment> whole = Segment::Create(4096);
+  ASSERT_TRUE(whole);
+  const off_t before = BlocksOf(whole->fd());
+  const auto refused = Segment::CreatePart(whole->fd(), 4096, std::size_t{1} << 46);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), StatusCode::kResource);
+  EXPECT_EQ(BlocksOf(whole->fd()), before);
+  EXPECT_EQ(Segment::CreatePart(whole->fd(), 4096, 0).error().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Segment::CreatePart(whole->fd(), ~std::size_t{0} - 4095, 4096).error().code(),
+            StatusCode::kInvalidArgument);
 }
 
 TEST(Segment, ReservesItsMemoryAtOnce) {
