@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "hora/autotune/pattern_search.h"
 #include "hora/base/clock.h"
 #include "hora/wire/tunables.h"
 
@@ -19,14 +20,18 @@ struct TunerOptions {
   int max_samples = 60;
 };
 
+// Turns what the engine did into samples (bytes moved per busy second) and samples into the next
+// tuning to try, until the search has settled. Then the tuning stays, and Step costs nothing.
+//
 // Pure: holds no thread, clock or file; one thread at a time. Only the root of the global set has
 // one; what it decides reaches all ranks in the stream of decisions.
 class Tuner {
  public:
   explicit Tuner(TunerOptions options);
 
-  // An agreement's operations, `bytes` in all, were done at `now`.
-  void Step(std::uint64_t bytes, TimePoint now);
+  // An agreement's operations, `bytes` in all, were executed from `began` to `ended`. Only this
+  // time counts: while a rank loads data or computes, and nothing is executed, no tuning is slow.
+  void Step(std::uint64_t bytes, TimePoint began, TimePoint ended);
 
   // The tuning to go on with, when it is another one than before.
   std::optional<Tuning> TakeTuning();
@@ -34,11 +39,24 @@ class Tuner {
   // Lines of comma-separated values since the last call, a header first.
   std::string TakeLog();
 
-  bool settled() const;            // the search is over
-  const Tuning& best() const;
+  bool settled() const { return search_.settled(); }
+  const Tuning& best() const { return search_.best(); }
 
  private:
+  void EndSample();
+  void LogSample(const char* phase, double seconds, std::uint64_t bytes, double score);
+
   TunerOptions options_;
+  PatternSearch search_;
+  Tuning current_;
+  bool changed_ = false;
+  int warmup_left_;
+  int samples_ = 0;
+  int steps_ = 0;  // of the current sample
+  int steps_to_skip_ = 0;
+  std::uint64_t bytes_ = 0;
+  Duration busy_{0};
+  std::string log_;
 };
 
 }  // namespace hora

@@ -10,12 +10,13 @@ namespace {
 
 TEST(Metrics, CountsWhatTheEngineTells) {
   Metrics metrics;
-  metrics.OnSubmit(OpKind::kAllreduce, "x", 100);
-  metrics.OnSubmit(OpKind::kAllgather, "y", 20);
-  metrics.OnAgreed(OpKind::kAllreduce, "x");
-  metrics.OnBatchBegin(OpKind::kAllreduce, 1, 100);
-  metrics.OnComplete("x", Status::Ok());
-  metrics.OnComplete("y", Status(StatusCode::kMismatch, "no"));
+  metrics.OnSubmit({.kind = OpKind::kAllreduce, .name = "x"}, 100);
+  metrics.OnSubmit({.kind = OpKind::kAllgather, .name = "y"}, 20);
+  metrics.OnAgreed({.name = "x"});
+  metrics.OnBatchBegin({.name = "x"}, 1, 100);
+  metrics.OnComplete({.name = "x"}, Status::Ok());
+  metrics.OnComplete({.kind = OpKind::kAllgather, .name = "y"},
+                     Status(StatusCode::kMismatch, "no"));
   std::map<std::string_view, std::uint64_t> values;
   for (const auto& [name, value] : metrics.Values()) values[name] = value;
   EXPECT_EQ(values["submitted"], 2u);
