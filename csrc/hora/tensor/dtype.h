@@ -36,6 +36,6 @@ inline constexpr int kDTypeCount = 21;
 std::size_t SizeOf(DType dtype);         // bytes per element
 std::string_view ToString(DType dtype);  // PyTorch's spelling: "float32", "bfloat16", "int64"
 bool IsFloatingPoint(DType dtype);       // fp16, bf16, fp32, fp64
-bool IsReducible(DType dtype);           // may be an operand of allreduce: up to and including bool
+bool IsReducible(DType dtype);           // ordinary numbers and bool; reduce_op.h asks by operation
 
 }  // namespace hora

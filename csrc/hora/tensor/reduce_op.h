@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "hora/tensor/dtype.h"
+
 namespace hora {
 
 // Horovod's numbering, so that its constants mean the same here.
@@ -16,5 +18,10 @@ enum class ReduceOp : std::uint8_t {
 };
 
 std::string_view ToString(ReduceOp op);  // "average", "sum", …
+
+// Whether tensors of this dtype may be operands of this reduction. Truths have no average; complex
+// numbers have no order, so they are only added; Adasum needs floating-point numbers of 16 bits or
+// more; float8_e8m0fnu and complex32 are moved, never reduced.
+bool IsReducible(DType dtype, ReduceOp op);
 
 }  // namespace hora

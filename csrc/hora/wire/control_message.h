@@ -69,8 +69,8 @@ struct StallSummary {
   friend bool operator==(const StallSummary&, const StallSummary&) = default;
 };
 
-// Up, at once: `rank` has no more data. Until all have joined, allreduces go on without it; the
-// response of the join itself ends that.
+// Up, at once: `rank` has no more data; what is requested from now on may leave it out. Until all
+// have joined, allreduces go on without it; the response of the join itself ends that.
 struct Joined {
   std::int32_t rank = 0;
 

@@ -31,9 +31,15 @@ class Reader {
     return to;
   }
 
+  Joined Read(const wire::Joined& from) { return {Rank(from.rank(), "rank")}; }
+
   Agreement Read(const wire::Agreement& from) {
     Agreement to{.sequence = from.sequence(), .cached = Set(from.cached(), "cached")};
     ReadAll(from.responses(), to.responses);
+    if (const wire::Tuning* tuning = from.tuning(); tuning != nullptr) {
+      to.tuning = {tuning->fusion_threshold_bytes(), tuning->chunk_bytes(),
+                   tuning->small_allreduce_bytes()};
+    }
     return to;
   }
 
@@ -64,9 +70,9 @@ class Reader {
   }
 
   RequestVariant Read(const wire::RequestVariant& from) {
-    RequestVariant to{.params = Params(*from.scalars(), from.shape()),
+    RequestVariant to{.params = Params(*from.scalars(), from.shape(), from.rest()),
                       .ranks = Set(from.ranks(), "ranks")};
-    if (!Spend(from.first_dims(), "first_dims", kMaxSetWords * 64)) return to;
+    if (!Spend(from.first_dims(), "first_dims", kMaxRows)) return to;
     to.first_dims.reserve(from.first_dims()->size());
     for (const wire::RankRows* own : *from.first_dims()) {
       to.first_dims.push_back({Rank(own->rank(), "first_dims"), Extent(own->rows(), "first_dims")});
@@ -75,8 +81,10 @@ class Reader {
   }
 
   Response Read(const wire::Response& from) {
-    Response to{.name = Name(from.name()), .params = Params(*from.scalars(), from.shape())};
-    to.first_dims = Extents(from.first_dims(), "first_dims", kMaxSetWords * 64);
+    Response to{.name = Name(from.name()),
+                .params = Params(*from.scalars(), from.shape(), from.rest())};
+    to.first_dims = Extents(from.first_dims(), "first_dims", kMaxRows);
+    to.absent = Set(from.absent(), "absent");
     if (from.error() != nullptr) to.error = Read(*from.error());
     return to;
   }
@@ -90,9 +98,13 @@ class Reader {
             Text(from.message(), "message", kMaxMessageBytes)};
   }
 
-  OpParams Params(const wire::OpScalars& from, const Vector<std::int64_t>* shape) {
-    if (from.dtype() >= kDTypeCount) Fail("dtype", fmt::format("is {}", from.dtype()));
-    if (from.reduce_op() > static_cast<std::uint8_t>(ReduceOp::kProduct) || from.reduce_op() == 2) {
+  TensorSpec Read(const wire::TensorSpec& from) {
+    return {Type(from.dtype()), Shape(Extents(from.shape(), "shape", kMaxDimensions))};
+  }
+
+  OpParams Params(const wire::OpScalars& from, const Vector<std::int64_t>* shape,
+                  const Vector<flatbuffers::Offset<wire::TensorSpec>>* rest) {
+    if (from.reduce_op() > static_cast<std::uint8_t>(ReduceOp::kProduct)) {
       Fail("reduce_op", fmt::format("is {}", from.reduce_op()));
     }
     if (from.device_type() > static_cast<std::uint8_t>(DeviceType::kCuda)) {
@@ -102,19 +114,22 @@ class Reader {
       Fail("prescale or postscale", "is not finite");
     }
     if (!status_.ok()) return {};
-    return {.kind = Kind(from.kind()),
-            .dtype = static_cast<DType>(from.dtype()),
-            .reduce_op = static_cast<ReduceOp>(from.reduce_op()),
-            .root_rank = from.root_rank(),
-            .prescale = from.prescale(),
-            .postscale = from.postscale(),
-            .device = {static_cast<DeviceType>(from.device_type()), from.device_index()},
-            .shape = Shape(Extents(shape, "shape", kMaxDimensions))};
+    OpParams to{.kind = Kind(from.kind()),
+                .dtype = Type(from.dtype()),
+                .reduce_op = static_cast<ReduceOp>(from.reduce_op()),
+                .root_rank = from.root_rank(),
+                .prescale = from.prescale(),
+                .postscale = from.postscale(),
+                .device = {static_cast<DeviceType>(from.device_type()), from.device_index()},
+                .shape = Shape(Extents(shape, "shape", kMaxDimensions))};
+    ReadAll(rest, to.rest, kMaxGroupTensors - 1);
+    return to;
   }
 
   template <class From, class To>
-  void ReadAll(const Vector<flatbuffers::Offset<From>>* from, std::vector<To>& to) {
-    if (!Spend(from, "list", from == nullptr ? 0 : from->size())) return;
+  void ReadAll(const Vector<flatbuffers::Offset<From>>* from, std::vector<To>& to,
+               std::size_t max_size = kMaxFrameBytes) {
+    if (!Spend(from, "list", max_size)) return;
     to.reserve(from->size());
     for (const From* item : *from) {
       if (!status_.ok()) return;
@@ -125,6 +140,11 @@ class Reader {
   OpKind Kind(std::uint8_t value) {
     if (value >= kOpKindCount) Fail("kind", fmt::format("is {}", value));
     return status_.ok() ? static_cast<OpKind>(value) : OpKind::kAllreduce;
+  }
+
+  DType Type(std::uint8_t value) {
+    if (value >= kDTypeCount) Fail("dtype", fmt::format("is {}", value));
+    return status_.ok() ? static_cast<DType>(value) : DType::kUInt8;
   }
 
   std::int32_t Rank(std::int32_t value, const char* field) {
@@ -203,6 +223,8 @@ Result<ControlMessage> ReadBody(Reader& reader, const wire::Frame& frame) {
       return reader.Read(*frame.body_as_Leave());
     case wire::Body::Abort:
       return reader.Read(*frame.body_as_Abort());
+    case wire::Body::Joined:
+      return reader.Read(*frame.body_as_Joined());
     case wire::Body::NONE:
       break;
   }

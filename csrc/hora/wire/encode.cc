@@ -17,6 +17,7 @@ using Items = Offset<flatbuffers::Vector<T>>;
 constexpr std::size_t kInitialBytes = 1024;
 constexpr std::size_t kKeptBytes = 1u << 20;  // a builder that grew beyond it is given back
 
+Offset<wire::TensorSpec> Write(FlatBufferBuilder& to, const TensorSpec& tensor);
 Offset<wire::RequestVariant> Write(FlatBufferBuilder& to, const RequestVariant& variant);
 Offset<wire::SubtreeRequest> Write(FlatBufferBuilder& to, const SubtreeRequest& request);
 Offset<wire::Response> Write(FlatBufferBuilder& to, const Response& response);
@@ -43,19 +44,6 @@ Offset<wire::Status> Write(FlatBufferBuilder& to, const Status& status) {
   return wire::CreateStatus(to, static_cast<std::uint8_t>(status.code()), message);
 }
 
-Offset<wire::RequestVariant> Write(FlatBufferBuilder& to, const RequestVariant& variant) {
-  const wire::OpScalars scalars = Scalars(variant.params);
-  const auto shape = Dims(to, variant.params.shape.dims());
-  const auto ranks = Words(to, variant.ranks);
-  Items<const wire::RankRows*> first_dims;
-  if (!variant.first_dims.empty()) {
-    wire::RankRows* rows = nullptr;
-    first_dims = to.CreateUninitializedVectorOfStructs(variant.first_dims.size(), &rows);
-    for (const RankRows& own : variant.first_dims) *rows++ = wire::RankRows(own.rank, own.rows);
-  }
-  return wire::CreateRequestVariant(to, &scalars, shape, ranks, first_dims);
-}
-
 // Stops early once the frame is too large: Encode refuses it, and the builder cannot grow further.
 template <class T>
 auto WriteAll(FlatBufferBuilder& to, const std::vector<T>& items) {
@@ -66,6 +54,29 @@ auto WriteAll(FlatBufferBuilder& to, const std::vector<T>& items) {
     offsets.push_back(Write(to, item));
   }
   return to.CreateVector(offsets);
+}
+
+Offset<wire::TensorSpec> Write(FlatBufferBuilder& to, const TensorSpec& tensor) {
+  const auto shape = Dims(to, tensor.shape.dims());
+  return wire::CreateTensorSpec(to, static_cast<std::uint8_t>(tensor.dtype), shape);
+}
+
+Items<Offset<wire::TensorSpec>> Rest(FlatBufferBuilder& to, const OpParams& params) {
+  return params.rest.empty() ? 0 : WriteAll(to, params.rest);
+}
+
+Offset<wire::RequestVariant> Write(FlatBufferBuilder& to, const RequestVariant& variant) {
+  const wire::OpScalars scalars = Scalars(variant.params);
+  const auto shape = Dims(to, variant.params.shape.dims());
+  const auto ranks = Words(to, variant.ranks);
+  Items<const wire::RankRows*> first_dims;
+  if (!variant.first_dims.empty()) {
+    wire::RankRows* rows = nullptr;
+    first_dims = to.CreateUninitializedVectorOfStructs(variant.first_dims.size(), &rows);
+    for (const RankRows& own : variant.first_dims) *rows++ = wire::RankRows(own.rank, own.rows);
+  }
+  const auto rest = Rest(to, variant.params);
+  return wire::CreateRequestVariant(to, &scalars, shape, ranks, first_dims, rest);
 }
 
 Offset<wire::SubtreeRequest> Write(FlatBufferBuilder& to, const SubtreeRequest& request) {
@@ -81,7 +92,9 @@ Offset<wire::Response> Write(FlatBufferBuilder& to, const Response& response) {
   const auto first_dims = Dims(to, response.first_dims);
   Offset<wire::Status> error;
   if (!response.error.ok()) error = Write(to, response.error);
-  return wire::CreateResponse(to, name, &scalars, shape, first_dims, error);
+  const auto rest = Rest(to, response.params);
+  const auto absent = Words(to, response.absent);
+  return wire::CreateResponse(to, name, &scalars, shape, first_dims, error, rest, absent);
 }
 
 struct BodyWriter {
@@ -99,7 +112,14 @@ struct BodyWriter {
     const auto cached = Words(to, agreement.cached);
     Items<Offset<wire::Response>> responses;
     if (!agreement.responses.empty()) responses = WriteAll(to, agreement.responses);
-    const auto body = wire::CreateAgreement(to, agreement.sequence, cached, responses);
+    wire::Tuning tuning;
+    if (agreement.tuning) {
+      tuning =
+          wire::Tuning(agreement.tuning->fusion_threshold_bytes, agreement.tuning->chunk_bytes,
+                       agreement.tuning->small_allreduce_bytes);
+    }
+    const auto body = wire::CreateAgreement(to, agreement.sequence, cached, responses,
+                                            agreement.tuning ? &tuning : nullptr);
     return {wire::Body::Agreement, body.Union()};
   }
 
@@ -127,6 +147,10 @@ struct BodyWriter {
 
   std::pair<wire::Body, Offset<void>> operator()(const Leave& leave) const {
     return {wire::Body::Leave, wire::CreateLeave(to, leave.rank).Union()};
+  }
+
+  std::pair<wire::Body, Offset<void>> operator()(const Joined& joined) const {
+    return {wire::Body::Joined, wire::CreateJoined(to, joined.rank).Union()};
   }
 
   std::pair<wire::Body, Offset<void>> operator()(const Abort& abort) const {

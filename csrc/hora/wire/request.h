@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "hora/base/rank_set.h"
@@ -20,6 +21,9 @@ struct TensorSpec {
 
   friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
 };
+
+// Every join has this name, and nothing else has it: a rank has joined or it has not.
+inline constexpr std::string_view kJoinName = "join.noname";
 
 // Everything that ranks must agree on. For allgather and alltoall the first dimension may differ, so
 // there shapes hold 0 in its place: an allgather's rows are negotiated (first_dims below), an
