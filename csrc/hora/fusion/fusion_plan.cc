@@ -1,90 +1,190 @@
 #include "hora/fusion/fusion_plan.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <utility>
 
 #include "hora/base/check.h"
 
 namespace hora {
 namespace {
 
-std::vector<std::uint64_t> BytesPerRank(const Response& response, int size) {
+using Members = std::span<const Batch::Member>;
+
+// How many numbers Batch::bytes_per_rank has.
+std::size_t ByteCounts(OpKind kind, int size) {
+  if (kind == OpKind::kAlltoall) return 0;
+  const bool by_rank = kind == OpKind::kAllgather || kind == OpKind::kReducescatter;
+  return by_rank ? static_cast<std::size_t>(size) : 1;
+}
+
+// Calls add(rank, bytes) for what each rank has of one tensor; with rank 0 for all of them where
+// they do not differ.
+template <class Add>
+void ForEachCount(const Response& response, std::uint32_t tensor, int size, Add&& add) {
   const OpParams& params = response.params;
-  const std::uint64_t element = SizeOf(params.dtype);
-  if (params.kind == OpKind::kBarrier) return {0};
-  if (params.kind != OpKind::kAllgather) {
-    return {static_cast<std::uint64_t>(params.shape.num_elements()) * element};
+  const Shape& shape = params.shape_of(tensor);
+  const std::uint64_t element = SizeOf(params.dtype_of(tensor));
+  switch (params.kind) {
+    case OpKind::kBarrier:
+    case OpKind::kJoin:
+    case OpKind::kAlltoall:
+      return;
+    case OpKind::kAllreduce:
+    case OpKind::kBroadcast:
+      return add(0, static_cast<std::uint64_t>(shape.num_elements()) * element);
+    case OpKind::kAllgather:
+    case OpKind::kReducescatter:
+      break;
   }
-  Check(response.first_dims.size() == static_cast<std::size_t>(size),
+  const std::uint64_t row = static_cast<std::uint64_t>(shape.elements_per_row()) * element;
+  const std::size_t tensors = params.tensor_count();
+  const bool gathers = params.kind == OpKind::kAllgather;
+  Check(!gathers || response.first_dims.size() == static_cast<std::size_t>(size) * tensors,
         "an agreed allgather states the rows of every rank");
-  const std::uint64_t row = static_cast<std::uint64_t>(params.shape.elements_per_row()) * element;
-  std::vector<std::uint64_t> bytes;
-  bytes.reserve(response.first_dims.size());
-  for (const std::int64_t rows : response.first_dims) {
-    bytes.push_back(static_cast<std::uint64_t>(rows) * row);
+  for (int rank = 0; rank < size; ++rank) {
+    const std::int64_t rows =
+        gathers ? response.first_dims[static_cast<std::size_t>(rank) * tensors + tensor]
+                : RowsOfRank(shape.dim(0), rank, size).count;
+    add(rank, static_cast<std::uint64_t>(rows) * row);
   }
-  return bytes;
 }
 
-std::uint64_t Total(const std::vector<std::uint64_t>& bytes_per_rank) {
-  std::uint64_t total = 0;
-  for (const std::uint64_t bytes : bytes_per_rank) total += bytes;
-  return total;
+bool StaysAlone(OpKind kind) {
+  return kind == OpKind::kBarrier || kind == OpKind::kJoin || kind == OpKind::kAlltoall;
 }
 
-// Whether tensors with these parameters may travel in one batch. A broadcast moves bytes and does
-// not care what they mean.
-bool Fusable(const OpParams& a, const OpParams& b) {
-  return a.kind == b.kind && a.kind != OpKind::kBarrier &&
-         (a.dtype == b.dtype || a.kind == OpKind::kBroadcast) && a.reduce_op == b.reduce_op &&
-         a.root_rank == b.root_rank && a.prescale == b.prescale && a.postscale == b.postscale &&
-         a.device == b.device;
-}
+// Plans one agreement's worth of responses.
+class Planner {
+ public:
+  Planner(std::span<const Response> responses, int size, std::size_t threshold_bytes)
+      : responses_(responses), size_(size), threshold_bytes_(threshold_bytes) {}
 
-// A batch that may still grow.
-struct OpenBatch {
-  std::size_t index;  // in the plan
-  std::uint64_t bytes;
+  std::vector<Batch> Plan() {
+    for (std::uint32_t i = 0; i < responses_.size(); ++i) {
+      const OpParams& params = responses_[i].params;
+      if (!responses_[i].error.ok()) continue;
+      if (params.rest.empty()) {
+        const Batch::Member alone{i, 0};
+        Place({&alone, 1});
+      } else {
+        PlaceGroup(i);
+      }
+    }
+    return std::move(plan_);
+  }
+
+ private:
+  // A batch that may still grow.
+  struct OpenBatch {
+    std::size_t index;  // in the plan
+    std::uint64_t bytes;
+  };
+
+  const Response& ResponseOf(const Batch::Member& member) const {
+    return responses_[member.response];
+  }
+
+  // The tensors of each dtype are one unit, in the order of their first ones.
+  void PlaceGroup(std::uint32_t response) {
+    const OpParams& params = responses_[response].params;
+    const auto tensors = static_cast<std::uint32_t>(params.tensor_count());
+    std::array<bool, kDTypeCount> placed{};
+    for (std::uint32_t first = 0; first < tensors; ++first) {
+      const DType dtype = params.dtype_of(first);
+      if (std::exchange(placed[static_cast<std::size_t>(dtype)], true)) continue;
+      unit_.clear();
+      for (std::uint32_t tensor = first; tensor < tensors; ++tensor) {
+        if (params.dtype_of(tensor) == dtype) unit_.push_back({response, tensor});
+      }
+      Place(unit_);
+    }
+  }
+
+  // Whether the unit may travel in this batch. A broadcast moves bytes and does not care what they
+  // mean.
+  bool Fusable(const Batch& batch, const Batch::Member& first) const {
+    const OpParams& a = batch.params;
+    const OpParams& b = ResponseOf(first).params;
+    return a.kind == b.kind && !StaysAlone(a.kind) &&
+           (a.dtype == b.dtype_of(first.tensor) || a.kind == OpKind::kBroadcast) &&
+           a.reduce_op == b.reduce_op && a.root_rank == b.root_rank && a.prescale == b.prescale &&
+           a.postscale == b.postscale && a.device == b.device &&
+           ResponseOf(batch.members.front()).absent == ResponseOf(first).absent;
+  }
+
+  void Place(Members unit) {
+    std::uint64_t bytes = 0;
+    for (const Batch::Member& member : unit) {
+      ForEachCount(ResponseOf(member), member.tensor, size_,
+                   [&](int, std::uint64_t count) { bytes += count; });
+    }
+    OpenBatch* like_this = nullptr;
+    for (OpenBatch& batch : open_) {
+      if (Fusable(plan_[batch.index], unit.front())) like_this = &batch;
+    }
+    if (like_this != nullptr && bytes <= threshold_bytes_ - like_this->bytes) {
+      Append(plan_[like_this->index], unit);
+      like_this->bytes += bytes;
+      return;
+    }
+    Append(Begin(unit.front()), unit);
+    // One that fills a batch by itself leaves the open one open.
+    if (bytes >= threshold_bytes_ || StaysAlone(plan_.back().params.kind)) return;
+    const OpenBatch opened{plan_.size() - 1, bytes};
+    if (like_this != nullptr) {
+      *like_this = opened;
+    } else {
+      open_.push_back(opened);
+    }
+  }
+
+  Batch& Begin(const Batch::Member& first) {
+    const OpParams& params = ResponseOf(first).params;
+    Batch& batch = plan_.emplace_back();
+    batch.params = {.kind = params.kind,
+                    .dtype = params.dtype_of(first.tensor),
+                    .reduce_op = params.reduce_op,
+                    .root_rank = params.root_rank,
+                    .prescale = params.prescale,
+                    .postscale = params.postscale,
+                    .device = params.device};
+    batch.bytes_per_rank.resize(ByteCounts(params.kind, size_));
+    return batch;
+  }
+
+  void Append(Batch& batch, Members unit) {
+    batch.members.insert(batch.members.end(), unit.begin(), unit.end());
+    for (const Batch::Member& member : unit) {
+      ForEachCount(ResponseOf(member), member.tensor, size_, [&](int rank, std::uint64_t bytes) {
+        batch.bytes_per_rank[static_cast<std::size_t>(rank)] += bytes;
+      });
+    }
+  }
+
+  const std::span<const Response> responses_;
+  const int size_;
+  const std::size_t threshold_bytes_;
+  std::vector<Batch> plan_;
+  std::vector<OpenBatch> open_;      // few: one per distinct set of parameters
+  std::vector<Batch::Member> unit_;  // of a group
 };
 
 }  // namespace
 
-// Next fit: each kind of batch has one that is open, and it closes for good when a tensor no longer
+RowRange RowsOfRank(std::int64_t rows, int rank, int size) {
+  const std::int64_t share = rows / size;
+  const std::int64_t longer = rows % size;  // ranks that get one more
+  return {rank * share + std::min<std::int64_t>(rank, longer), share + (rank < longer ? 1 : 0)};
+}
+
+// Next fit: each kind of batch has one that is open, and it closes for good when a unit no longer
 // fits. So members of a batch stay close together in the agreed order, and what was agreed early
 // completes early. The limit counts the bytes of all ranks.
 std::vector<Batch> PlanFusion(std::span<const Response> responses, int size,
                               std::size_t threshold_bytes) {
-  std::vector<Batch> plan;
-  std::vector<OpenBatch> open;  // few: one per distinct set of parameters
-  for (std::uint32_t i = 0; i < responses.size(); ++i) {
-    const Response& response = responses[i];
-    if (!response.error.ok()) continue;
-    std::vector<std::uint64_t> bytes_per_rank = BytesPerRank(response, size);
-    const std::uint64_t bytes = Total(bytes_per_rank);
-
-    OpenBatch* like_this = nullptr;
-    for (OpenBatch& batch : open) {
-      if (Fusable(plan[batch.index].params, response.params)) like_this = &batch;
-    }
-    if (like_this != nullptr && bytes <= threshold_bytes - like_this->bytes) {
-      Batch& batch = plan[like_this->index];
-      batch.members.push_back(i);
-      for (std::size_t r = 0; r < bytes_per_rank.size(); ++r) {
-        batch.bytes_per_rank[r] += bytes_per_rank[r];
-      }
-      like_this->bytes += bytes;
-      continue;
-    }
-    plan.push_back({response.params, {i}, std::move(bytes_per_rank)});
-    // One that fills a batch by itself leaves the open one open.
-    if (bytes >= threshold_bytes || response.params.kind == OpKind::kBarrier) continue;
-    const OpenBatch opened{plan.size() - 1, bytes};
-    if (like_this != nullptr) {
-      *like_this = opened;
-    } else {
-      open.push_back(opened);
-    }
-  }
-  return plan;
+  return Planner(responses, size, threshold_bytes).Plan();
 }
 
 }  // namespace hora
