@@ -47,15 +47,15 @@ CollectiveCall CallOf(const Setup& setup, int rank, std::span<std::byte> memory,
   call.params.root_rank = 0;
   call.size = setup.ranks;
   call.bytes_per_rank = {memory.size()};
-  call.input = ByteStream({memory});
+  call.inputs.push_back(ByteStream({memory}));
   if (setup.kind != OpKind::kAllgather) {
-    call.outputs.push_back(call.input);
+    call.outputs.push_back(call.inputs[0]);
     return call;
   }
   call.bytes_per_rank.assign(static_cast<std::size_t>(setup.ranks), memory.size());
   for (int q = 0; q < setup.ranks; ++q) {
     const auto part = gathered.subspan(static_cast<std::size_t>(q) * memory.size(), memory.size());
-    call.outputs.push_back(q == rank ? call.input : ByteStream({part}));
+    call.outputs.push_back(q == rank ? call.inputs[0] : ByteStream({part}));
   }
   return call;
 }

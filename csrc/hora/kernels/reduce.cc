@@ -36,9 +36,27 @@ Combine CombineOf(ReduceOp op) {
       return Combine::kMax;
     case ReduceOp::kProduct:
       return Combine::kProduct;
+    case ReduceOp::kAdasum:
+      break;
   }
   InvariantFailed("a reduction is one of those that reduce_op.h lists",
                   std::source_location::current());
+}
+
+bool IsFloat8(DType dtype) {
+  return dtype >= DType::kFloat8E4M3FN && dtype <= DType::kFloat8E5M2FNUZ;
+}
+
+// What a complex number is a pair of; other types are themselves.
+DType ComponentOf(DType dtype) {
+  switch (dtype) {
+    case DType::kComplex64:
+      return DType::kFloat32;
+    case DType::kComplex128:
+      return DType::kFloat64;
+    default:
+      return dtype;
+  }
 }
 
 void Copy(const std::byte* source, std::span<std::byte* const> destinations, std::size_t bytes) {
@@ -52,9 +70,8 @@ void Copy(const std::byte* source, std::span<std::byte* const> destinations, std
 void Reduce(const ReduceSpec& spec, std::span<const std::byte* const> sources,
             std::span<std::byte* const> destinations, std::size_t count) {
   const bool average = spec.op == ReduceOp::kAverage;
-  Check(IsReducible(spec.dtype), "a reduction has a dtype that can be added");
+  Check(IsReducible(spec.dtype, spec.op), "a reduction has operands that the operation takes");
   Check(!sources.empty() && spec.divisor >= 1, "a reduction has operands to average");
-  Check(!average || spec.dtype != DType::kBool, "truth values have no average");
   if (count == 0) return;
 
   const int divisor = average ? spec.divisor : 1;
@@ -64,18 +81,20 @@ void Reduce(const ReduceSpec& spec, std::span<const std::byte* const> sources,
     return Copy(sources[0], destinations, count * SizeOf(spec.dtype));
   }
   const Combine combine = CombineOf(spec.op);
+  const DType dtype = ComponentOf(spec.dtype);
   const ReduceCall call{.sources = sources.data(),
                         .source_count = sources.size(),
                         .destinations = destinations.data(),
                         .destination_count = destinations.size(),
-                        .count = count,
+                        .count = dtype == spec.dtype ? count : 2 * count,
                         .prescale = spec.prescale,
                         .postscale = postscale};
-  if (scaled && !IsFloatingPoint(spec.dtype) && spec.dtype != DType::kBool) {
+  if (IsFloat8(dtype)) return ReduceFloat8(dtype, combine, call);
+  if (scaled && !IsFloatingPoint(dtype) && dtype != DType::kBool) {
     const IntegerScale scale{spec.prescale, spec.postscale, divisor};
-    return ReduceScaledIntegers(spec.dtype, combine, scale, call);
+    return ReduceScaledIntegers(dtype, combine, scale, call);
   }
-  const ReduceRow& row = ActiveTable().by_dtype[static_cast<std::size_t>(spec.dtype)];
+  const ReduceRow& row = ActiveTable().by_dtype[static_cast<std::size_t>(dtype)];
   row.by_combine[static_cast<std::size_t>(combine)](call);
 }
 

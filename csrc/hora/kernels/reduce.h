@@ -14,7 +14,10 @@ namespace hora {
 //   pre(x)    = x · prescale;   integers: in fp64, truncated towards zero, per source (as Horovod)
 //   finish(y) = y · postscale;  kAverage divides by `divisor` first: floats multiply by
 //               postscale / divisor, integers divide exactly, truncating towards zero
-// 16-bit floats are widened to fp32, combined there, and rounded to nearest even once.
+// 16-bit and 8-bit floats are widened to fp32, combined there, and rounded to nearest even once; an
+// 8-bit result beyond the format's range becomes what PyTorch casts it to (e4m3fn: the largest
+// value, e5m2: infinity, the "fnuz" formats: NaN). Complex numbers are pairs of floats, summed and
+// averaged as such; other operations are not defined for them.
 // Integers wrap around, but averages and scaled sums are made of exact sums, so a mean never does;
 // scaled values that leave the range become its nearest end.
 // bool: sum and max are "or", min and product are "and", scales are ignored; kAverage is not
@@ -29,8 +32,8 @@ struct ReduceSpec {
 };
 
 // Every source holds `count` elements; each destination receives all of them. A destination may be
-// the same buffer as a source (but not overlap one partly). Any alignment. `dtype` must be
-// reducible.
+// the same buffer as a source (but not overlap one partly). Any alignment. `dtype` and `op` must be
+// reducible (see IsReducible), adasum is not element-wise and does not belong here.
 void Reduce(const ReduceSpec& spec, std::span<const std::byte* const> sources,
             std::span<std::byte* const> destinations, std::size_t count);
 

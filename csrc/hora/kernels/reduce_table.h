@@ -53,4 +53,7 @@ struct IntegerScale {
 void ReduceScaledIntegers(DType dtype, Combine combine, const IntegerScale& scale,
                           const ReduceCall& call);
 
+// 8-bit floats, for any CPU: rare too.
+void ReduceFloat8(DType dtype, Combine combine, const ReduceCall& call);
+
 }  // namespace hora

@@ -146,6 +146,8 @@ TEST(ShmBackendSupports, CpuTensorsAndWhatTheKernelsReduce) {
     EXPECT_FALSE(backend.Supports(params));
     params = {};
     params.dtype = DType::kComplex64;
+    EXPECT_TRUE(backend.Supports(params));
+    params.reduce_op = ReduceOp::kMax;
     EXPECT_FALSE(backend.Supports(params));
     params.kind = OpKind::kAllgather;
     EXPECT_TRUE(backend.Supports(params));

@@ -108,8 +108,9 @@ inline CollectiveCall AllreduceCall(const OpParams& params, int size, ByteStream
   call.params = params;
   call.params.kind = OpKind::kAllreduce;
   call.size = size;
+  call.divisor = size;
   call.bytes_per_rank = {in.size()};
-  call.input = std::move(in);
+  call.inputs = One(std::move(in));
   call.outputs = One(std::move(out));
   return call;
 }
@@ -120,7 +121,7 @@ inline CollectiveCall BroadcastCall(int root, int size, ByteStream in, ByteStrea
   call.params.root_rank = root;
   call.size = size;
   call.bytes_per_rank = {out.size()};
-  call.input = std::move(in);
+  call.inputs = One(std::move(in));
   call.outputs = One(std::move(out));
   return call;
 }
@@ -130,7 +131,32 @@ inline CollectiveCall AllgatherCall(ByteStream in, std::vector<ByteStream> out) 
   call.params.kind = OpKind::kAllgather;
   call.size = static_cast<int>(out.size());
   for (const ByteStream& stream : out) call.bytes_per_rank.push_back(stream.size());
-  call.input = std::move(in);
+  call.inputs = One(std::move(in));
+  call.outputs = std::move(out);
+  return call;
+}
+
+inline CollectiveCall ReducescatterCall(const OpParams& params, std::vector<ByteStream> in,
+                                        ByteStream out) {
+  CollectiveCall call;
+  call.params = params;
+  call.params.kind = OpKind::kReducescatter;
+  call.size = static_cast<int>(in.size());
+  call.divisor = call.size;
+  for (const ByteStream& stream : in) call.bytes_per_rank.push_back(stream.size());
+  call.inputs = std::move(in);
+  call.outputs = One(std::move(out));
+  return call;
+}
+
+// `bytes`: what rank s sends to rank d, at s · size + d.
+inline CollectiveCall AlltoallCall(std::vector<std::uint64_t> bytes, std::vector<ByteStream> in,
+                                   std::vector<ByteStream> out) {
+  CollectiveCall call;
+  call.params.kind = OpKind::kAlltoall;
+  call.size = static_cast<int>(in.size());
+  call.bytes_per_rank = std::move(bytes);
+  call.inputs = std::move(in);
   call.outputs = std::move(out);
   return call;
 }

@@ -162,7 +162,9 @@ TEST(Reduce, RefusesWhatHasNoSum) {
   float x = 0;
   const auto* const from = reinterpret_cast<const std::byte*>(&x);
   std::byte* const to = reinterpret_cast<std::byte*>(&x);
-  EXPECT_THROW(Reduce({.dtype = DType::kComplex64}, {&from, 1}, {&to, 1}, 0), InvariantError);
+  EXPECT_THROW(Reduce({.dtype = DType::kFloat8E8M0FNU}, {&from, 1}, {&to, 1}, 0), InvariantError);
+  EXPECT_THROW(Reduce({.dtype = DType::kComplex64, .op = ReduceOp::kMax}, {&from, 1}, {&to, 1}, 0),
+               InvariantError);
   EXPECT_THROW(Reduce({}, {}, {&to, 1}, 1), InvariantError);
   EXPECT_THROW(Reduce({.dtype = DType::kBool, .op = ReduceOp::kAverage}, {&from, 1}, {&to, 1}, 1),
                InvariantError);

@@ -37,6 +37,8 @@ T CombineFloats(ReduceOp op, T a, T b) {
       return std::isnan(a) || a < b ? a : b;
     case ReduceOp::kMax:
       return std::isnan(a) || a > b ? a : b;
+    case ReduceOp::kAdasum:
+      break;
   }
   return a;
 }
@@ -83,6 +85,8 @@ T ReduceIntegers(const ReduceSpec& spec, const std::vector<T>& operands) {
         break;
       case ReduceOp::kMax:
         result = x > result ? x : result;
+        break;
+      case ReduceOp::kAdasum:
         break;
     }
   }

@@ -11,8 +11,7 @@ class Allgather {
   Allgather(StepWindows& windows, CollectiveCall& call)
       : windows_(windows),
         call_(call),
-        longest_(
-            Chunks::Of(*std::ranges::max_element(call.bytes_per_rank), windows.window_bytes())),
+        longest_(Chunks::Of(*std::ranges::max_element(call.bytes_per_rank), windows.chunk_bytes())),
         first_(windows.Begin("allgather", longest_.count)) {}
 
   // Every rank says at every step that it has placed its part, even when it has nothing left: that
@@ -40,11 +39,11 @@ class Allgather {
     const std::size_t bytes = BytesOf(self, k);
     if (bytes > 0) {
       if (Status status = windows_.Acquire(first_ + k); !status.ok()) return status;
-      call_.input.Gather(longest_.Offset(k), {windows_.Window(self, first_ + k), bytes});
+      call_.inputs[0].Gather(longest_.Offset(k), {windows_.Window(self, first_ + k), bytes});
     }
     windows_.PublishCopied(first_ + k);
     ByteStream& own_output = call_.outputs[static_cast<std::size_t>(self)];
-    CopyPieces(call_.input, own_output, longest_.Offset(k), bytes);
+    CopyPieces(call_.inputs[0], own_output, longest_.Offset(k), bytes);
     return Status::Ok();
   }
 

@@ -8,9 +8,6 @@
 namespace hora {
 namespace {
 
-// Up to here it costs less that every rank reduces everything than that all meet a second time.
-constexpr std::size_t kSmallBytes = 4u << 10;
-
 // A contiguous part of a chunk.
 struct Range {
   std::size_t begin = 0;
@@ -29,52 +26,44 @@ Range SliceOf(int rank, int size, std::size_t chunk_bytes) {
   return {cut(rank), cut(rank + 1) - cut(rank)};
 }
 
+// Absent ranks take every step and reduce their slice, but place nothing, and no rank counts their
+// window among the operands.
 class Allreduce {
  public:
-  Allreduce(StepWindows& windows, ReducePointers& pointers, CollectiveCall& call)
+  Allreduce(StepWindows& windows, ReduceState& state, CollectiveCall& call)
       : windows_(windows),
-        sources_(pointers.sources),
-        destinations_(pointers.destinations),
-        input_(call.input),
+        state_(state),
+        call_(call),
+        input_(call.absent.Contains(windows.self()) ? nullptr : &call.inputs[0]),
         output_(call.outputs[0]),
-        spec_{.dtype = call.params.dtype,
-              .op = call.params.reduce_op,
-              .prescale = call.params.prescale,
-              .postscale = call.params.postscale,
-              .divisor = windows.size()},
+        spec_(SpecOf(call)),
         element_bytes_(SizeOf(call.params.dtype)),
         total_(call.bytes_per_rank[0]) {}
 
   Status Run() {
-    if (windows_.size() == 1) return Alone();
-    if (total_ <= kSmallBytes && total_ <= windows_.window_bytes()) return Small();
+    if (windows_.size() == 1) {
+      ReduceAlone(*input_, output_, spec_);
+      return Status::Ok();
+    }
+    if (total_ <= state_.small_bytes && total_ <= windows_.window_bytes()) return Small();
     return Migratory();
   }
 
  private:
-  Status Alone() {
-    ForEachPair(input_, output_, 0, total_, [&](std::byte* from, std::byte* to, std::size_t bytes) {
-      const std::byte* const source = from;
-      Reduce(spec_, {&source, 1}, {&to, 1}, bytes / element_bytes_);
-    });
-    return Status::Ok();
-  }
-
   // One step: everybody reads everybody's window and reduces all of it. Nobody starts the next call
   // before it is done with this one, so `copied` alone releases the window.
   Status Small() {
     if (total_ == 0) return Status::Ok();
     const std::uint64_t step = windows_.Begin("allreduce", 1);
     if (Status status = windows_.Acquire(step); !status.ok()) return status;
-    input_.Gather(0, {windows_.Window(windows_.self(), step), total_});
+    if (input_ != nullptr) input_->Gather(0, {windows_.Window(windows_.self(), step), total_});
     windows_.PublishCopied(step);
     windows_.OwnLines(step + 1, total_);  // the next call is likely to be like this one
     if (Status status = windows_.AwaitCopied(step); !status.ok()) return status;
     std::size_t offset = 0;
     output_.ForEachPiece(0, total_, [&](std::span<std::byte> piece) {
-      PointAt(sources_, step, offset);
       std::byte* const to = piece.data();
-      Reduce(spec_, sources_, {&to, 1}, piece.size() / element_bytes_);
+      Reduce(spec_, Operands(step, offset, nullptr), {&to, 1}, piece.size() / element_bytes_);
       offset += piece.size();
     });
     return Status::Ok();
@@ -88,7 +77,8 @@ class Allreduce {
   // a rank that is late by less than the work on a chunk keeps nobody waiting. Placing step k + 1
   // comes after reducing step k - 1, which is all that this rank does with the others' windows.
   Status Migratory() {
-    chunks_ = Chunks::Of(total_, windows_.window_bytes());
+    if (total_ == 0) return Status::Ok();
+    chunks_ = Chunks::Of(total_, windows_.chunk_bytes());
     first_ = windows_.Begin("allreduce", chunks_.count);
     Status status = Place(0);
     for (std::uint64_t k = 0; status.ok() && k < chunks_.count; ++k) {
@@ -102,27 +92,32 @@ class Allreduce {
 
   Status Place(std::uint64_t k) {
     if (Status status = windows_.Acquire(first_ + k); !status.ok()) return status;
-    ForOthersSlices(k, [&](std::size_t offset, std::span<std::byte> in_window) {
-      input_.Gather(offset, in_window);
-    });
+    if (input_ != nullptr) {
+      ForOthersSlices(k, [&](std::size_t offset, std::span<std::byte> in_window) {
+        input_->Gather(offset, in_window);
+      });
+    }
     windows_.PublishCopied(first_ + k);
     return Status::Ok();
   }
 
   Status ReduceSlice(std::uint64_t k) {
     if (Status status = windows_.AwaitCopied(first_ + k); !status.ok()) return status;
-    const auto self = static_cast<std::size_t>(windows_.self());
     const Range slice = SliceOf(windows_.self(), windows_.size(), chunks_.BytesAt(k));
     std::size_t at = slice.begin;
-    const auto reduce = [&](std::byte* from, std::byte* to, std::size_t bytes) {
-      PointAt(sources_, first_ + k, at);
-      PointAt(destinations_, first_ + k, at);
-      sources_[self] = from;
-      destinations_[self] = to;
-      Reduce(spec_, sources_, destinations_, bytes / element_bytes_);
+    const auto reduce = [&](const std::byte* from, std::byte* to, std::size_t bytes) {
+      Reduce(spec_, Operands(first_ + k, at, from), Results(first_ + k, at, to),
+             bytes / element_bytes_);
       at += bytes;
     };
-    ForEachPair(input_, output_, chunks_.Offset(k) + slice.begin, slice.bytes, reduce);
+    const std::size_t offset = chunks_.Offset(k) + slice.begin;
+    if (input_ != nullptr) {
+      ForEachPair(*input_, output_, offset, slice.bytes, reduce);
+    } else {
+      output_.ForEachPiece(offset, slice.bytes, [&](std::span<std::byte> piece) {
+        reduce(nullptr, piece.data(), piece.size());
+      });
+    }
     windows_.PublishReduced(first_ + k);
     return Status::Ok();
   }
@@ -147,17 +142,32 @@ class Allreduce {
     }
   }
 
-  template <class Pointer>
-  void PointAt(std::vector<Pointer>& pointers, std::uint64_t step, std::size_t offset) {
+  // In the windows at `offset`, of the ranks that bring any; this rank's own at `own`, unless null.
+  std::span<const std::byte* const> Operands(std::uint64_t step, std::size_t offset,
+                                             const std::byte* own) {
+    const bool all = call_.absent.empty();
+    std::size_t count = 0;
     for (int rank = 0; rank < windows_.size(); ++rank) {
-      pointers[static_cast<std::size_t>(rank)] = windows_.Window(rank, step) + offset;
+      if (!all && call_.absent.Contains(rank)) continue;
+      const bool from_own = own != nullptr && rank == windows_.self();
+      state_.sources[count++] = from_own ? own : windows_.Window(rank, step) + offset;
     }
+    return std::span(state_.sources).first(count);
+  }
+
+  // In the windows at `offset`, this rank's own at `own`.
+  std::span<std::byte* const> Results(std::uint64_t step, std::size_t offset, std::byte* own) {
+    for (int rank = 0; rank < windows_.size(); ++rank) {
+      std::byte* const to = rank == windows_.self() ? own : windows_.Window(rank, step) + offset;
+      state_.destinations[static_cast<std::size_t>(rank)] = to;
+    }
+    return state_.destinations;
   }
 
   StepWindows& windows_;
-  std::vector<const std::byte*>& sources_;  // by rank
-  std::vector<std::byte*>& destinations_;
-  ByteStream& input_;
+  ReduceState& state_;
+  const CollectiveCall& call_;
+  ByteStream* const input_;  // null: this rank is absent
   ByteStream& output_;
   const ReduceSpec spec_;
   const std::size_t element_bytes_;
@@ -168,17 +178,33 @@ class Allreduce {
 
 }  // namespace
 
-Chunks Chunks::Of(std::uint64_t total, std::size_t window_bytes) {
+Chunks Chunks::Of(std::uint64_t total, std::size_t max_bytes) {
   if (total == 0) return {};
-  const std::uint64_t count = (total + window_bytes - 1) / window_bytes;
+  const std::uint64_t count = (total + max_bytes - 1) / max_bytes;
   const std::uint64_t even = (total + count - 1) / count;
   // Rounding up may leave nothing for the last chunk: count again.
   const std::uint64_t bytes = (even + 63) / 64 * 64;
   return {(total + bytes - 1) / bytes, static_cast<std::size_t>(bytes), total};
 }
 
-Status ShmAllreduce(StepWindows& windows, ReducePointers& pointers, CollectiveCall& call) {
-  return Allreduce(windows, pointers, call).Run();
+ReduceSpec SpecOf(const CollectiveCall& call) {
+  return {.dtype = call.params.dtype,
+          .op = call.params.reduce_op,
+          .prescale = call.params.prescale,
+          .postscale = call.params.postscale,
+          .divisor = call.divisor};
+}
+
+void ReduceAlone(ByteStream& input, ByteStream& output, const ReduceSpec& spec) {
+  const std::size_t element_bytes = SizeOf(spec.dtype);
+  const auto reduce = [&](const std::byte* from, std::byte* to, std::size_t bytes) {
+    Reduce(spec, {&from, 1}, {&to, 1}, bytes / element_bytes);
+  };
+  ForEachPair(input, output, 0, input.size(), reduce);
+}
+
+Status ShmAllreduce(StepWindows& windows, ReduceState& state, CollectiveCall& call) {
+  return Allreduce(windows, state, call).Run();
 }
 
 }  // namespace hora

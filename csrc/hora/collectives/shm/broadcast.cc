@@ -11,9 +11,9 @@ Status Send(StepWindows& windows, CollectiveCall& call, const Chunks& chunks, st
     if (Status status = windows.Acquire(first + k); !status.ok()) return status;
     const std::uint64_t offset = chunks.Offset(k);
     const std::size_t bytes = chunks.BytesAt(k);
-    call.input.Gather(offset, {windows.Window(windows.self(), first + k), bytes});
+    call.inputs[0].Gather(offset, {windows.Window(windows.self(), first + k), bytes});
     windows.PublishCopied(first + k);
-    CopyPieces(call.input, call.outputs[0], offset, bytes);
+    CopyPieces(call.inputs[0], call.outputs[0], offset, bytes);
   }
   return Status::Ok();
 }
@@ -33,7 +33,7 @@ Status Receive(StepWindows& windows, CollectiveCall& call, const Chunks& chunks,
 }  // namespace
 
 Status ShmBroadcast(StepWindows& windows, CollectiveCall& call) {
-  const Chunks chunks = Chunks::Of(call.bytes_per_rank[0], windows.window_bytes());
+  const Chunks chunks = Chunks::Of(call.bytes_per_rank[0], windows.chunk_bytes());
   const std::uint64_t first = windows.Begin("broadcast", chunks.count);
   return windows.self() == call.params.root_rank ? Send(windows, call, chunks, first)
                                                  : Receive(windows, call, chunks, first);

@@ -9,6 +9,7 @@
 #include "hora/collectives/shm/algorithms.h"
 #include "hora/collectives/shm/step_windows.h"
 #include "hora/shm/board.h"
+#include "hora/tensor/rank_names.h"
 
 namespace hora {
 
@@ -16,13 +17,12 @@ struct ShmBackendOptions {
   int rank = 0;
   WaitPolicy wait;
   Duration patience = std::chrono::seconds(300);  // for a peer in the middle of a collective
+  RankNames names;                                // of the board's ranks, for errors
 };
 
-// A batch is streamed through the windows in steps of window_bytes. Within a step rank r reduces
-// slice r over all ranks in rank order and writes the sum back into every window, so each cache
-// line travels between two cores only; batches that fit the small limit are reduced by every rank
-// for itself, without the second phase. Steps are numbered through the life of the board; a window
-// is refilled only when every rank is past the step that used it before.
+// A batch is streamed through the windows in steps of at most window_bytes; each algorithm says in
+// its file what a window holds. Steps are numbered through the life of the board; a window is
+// refilled only when every rank is past the step that used it before.
 //
 // Shares the board. One thread at a time; Execute blocks as its base says. After a failure the
 // steps of the ranks no longer match, so every later call returns the same status.
@@ -32,11 +32,14 @@ class ShmBackend final : public CollectiveBackend {
 
   std::string_view name() const override { return "shm"; }
   bool Supports(const OpParams& params) const override;
+  // Takes chunk_bytes and small_allreduce_bytes; before the first call they are a whole window and
+  // kDefaultSmallBytes.
+  void Retune(const Tuning& tuning) override;
   Status Execute(CollectiveCall& call) override;
 
  private:
   StepWindows windows_;
-  ReducePointers pointers_;
+  ReduceState reduce_;
   Status failure_;
 };
 

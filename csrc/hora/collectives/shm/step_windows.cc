@@ -1,5 +1,8 @@
 #include "hora/collectives/shm/step_windows.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "hora/base/check.h"
 #include "hora/base/clock.h"
 #include "hora/base/format.h"
@@ -38,18 +41,26 @@ bool StepWindows::Peer::HasReleased(std::uint64_t count) {
 }
 
 StepWindows::StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy,
-                         Duration patience)
+                         Duration patience, RankNames names)
     : board_(std::move(board)),
       self_(self),
       policy_(policy),
       patience_(patience),
+      names_(std::move(names)),
       window_bytes_(board_->window_bytes() / 64 * 64),
+      chunk_bytes_(window_bytes_),
       peers_(static_cast<std::size_t>(board_->size())) {
   Check(self >= 0 && self < board_->size(), "the rank has a place on the board");
   Check(window_bytes_ > 0, "a window holds at least one cache line");
   for (int rank = 0; rank < size(); ++rank) {
     peers_[static_cast<std::size_t>(rank)].flags = &board_->flags(rank);
   }
+}
+
+void StepWindows::set_chunk_bytes(std::uint64_t bytes) {
+  const std::uint64_t lines = std::max<std::uint64_t>(bytes / 64, 1);
+  chunk_bytes_ = bytes == 0 || lines * 64 > window_bytes_ ? window_bytes_
+                                                          : static_cast<std::size_t>(lines * 64);
 }
 
 std::uint64_t StepWindows::Begin(std::string_view what, std::uint64_t steps) {
@@ -138,12 +149,13 @@ Status StepWindows::Stalled(std::string_view phase, std::uint64_t step,
   for (const int rank : lagging) {
     const RankFlags& flags = *peers_[static_cast<std::size_t>(rank)].flags;
     who += fmt::format("{}rank {} (has brought {} steps, reduced {})", who.empty() ? "" : ", ",
-                       rank, flags.copied.load(), flags.reduced.load());
+                       names_.Of(rank), flags.copied.load(), flags.reduced.load());
   }
   return Error(StatusCode::kStalled,
                "{}: waited {:.3g} s, but these have not {} {} of the shared windows: {}. Rank {} "
                "gives up; look at what those ranks are doing",
-               what_, std::chrono::duration<double>(patience_).count(), phase, step, who, self_);
+               what_, std::chrono::duration<double>(patience_).count(), phase, step, who,
+               names_.Of(self_));
 }
 
 }  // namespace hora

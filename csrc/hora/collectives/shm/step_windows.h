@@ -10,6 +10,7 @@
 
 #include "hora/base/wait.h"
 #include "hora/shm/board.h"
+#include "hora/tensor/rank_names.h"
 
 namespace hora {
 
@@ -37,11 +38,17 @@ class StepWindows {
  public:
   static constexpr std::uint64_t kLookAhead = 1;
 
-  StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy, Duration patience);
+  // `names` says what errors call the ranks of the board.
+  StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy, Duration patience,
+              RankNames names);
 
   int self() const { return self_; }
   int size() const { return static_cast<int>(peers_.size()); }
   std::size_t window_bytes() const { return window_bytes_; }  // a multiple of 64
+  // What a step should fill of a window: at most all of it, a multiple of 64. Set between
+  // collectives, by all ranks alike; 0 is the whole window, other values are cut to fit.
+  std::size_t chunk_bytes() const { return chunk_bytes_; }
+  void set_chunk_bytes(std::uint64_t bytes);
 
   // The steps of the collective that starts now; `what` is named in errors.
   std::uint64_t Begin(std::string_view what, std::uint64_t steps);
@@ -79,7 +86,9 @@ class StepWindows {
   int self_;
   WaitPolicy policy_;
   Duration patience_;
+  RankNames names_;
   std::size_t window_bytes_;
+  std::size_t chunk_bytes_;
   std::vector<Peer> peers_;  // by rank, this one included
   std::uint64_t next_step_ = 0;
   std::string_view what_;
