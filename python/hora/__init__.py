@@ -1,11 +1,23 @@
 """hora: collective communication for data-parallel PyTorch.
 
 ``import hora.torch as hvd`` is where a training script starts; this package itself stays free of
-torch, so that the launcher and the command line start quickly.
+torch, so that the launcher and the command line start quickly. ``hora.run`` calls a function on
+several ranks from Python.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from hora.launch.function import run as run
 
 __version__ = "0.1.0"
 
-__all__: Final = ["__version__"]
+__all__: Final = ["__version__", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        from hora.launch.function import run
+
+        return run
+    raise AttributeError(f"module 'hora' has no attribute '{name}'")

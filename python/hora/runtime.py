@@ -12,11 +12,14 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Any, Literal
 
 from hora import bootstrap
 from hora.errors import HoraError, PeerFailedError, ShutDownError, UsageError
 from hora.ops import forget_names
+from hora.settings import marks_cycles, timeline_path
 
 try:
     from hora import _core
@@ -25,6 +28,13 @@ except ImportError as error:
         f"hora's C++ engine cannot be loaded ({error}); build it with 'pip install .' in the "
         "source tree, for the Python that runs this script"
     ) from error
+
+# Only now, as they would fail with a worse message.
+from hora.process_sets import (  # noqa: E402
+    ProcessSet,
+    add_process_sets,
+    forget_process_sets,
+)
 
 __all__ = [
     "cross_rank",
@@ -46,38 +56,87 @@ _watching_exit = False
 _failure: str | None = None
 
 
-def init() -> None:
+def init(
+    comm: Iterable[int] | Any = None,
+    process_sets: Iterable[ProcessSet] | Literal["dynamic"] | None = None,
+) -> None:
     """Joins the group of ranks that the launcher started; blocks until all of them are here.
 
-    Does nothing when already initialised. Started without a launcher, the group is this process
-    alone. A failure (``HoraError``: ranks missing, a bad variable, …) leaves the process as before,
-    and ``init`` may be tried again. Waits at most ``HORA_START_TIMEOUT_SECONDS`` (default 30).
+    Started without a launcher, the group is this process alone. When already initialised, it only
+    adds those ``process_sets`` that are not registered. A failure (``HoraError``: ranks missing, a
+    bad variable, ranks that disagree, …) leaves the process as before, and ``init`` may be tried
+    again. Waits at most ``HORA_START_TIMEOUT_SECONDS`` (default 30).
+
+    Args:
+        comm: None, or all ranks (also as an mpi4py communicator). For some of them, make a process
+            set.
+        process_sets: sets to register at once, the same on all ranks. ``"dynamic"`` is Horovod's
+            word for allowing ``add_process_set`` later, which is always allowed here.
     """
+    sets = [] if process_sets is None or process_sets == "dynamic" else list(process_sets)
     with _lock:
-        if _core.is_initialized():
+        is_new = not _core.is_initialized()
+        if is_new:
+            _join(comm)
+        try:
+            if new_sets := [one for one in sets if getattr(one, "process_set_id", None) is None]:
+                add_process_sets(new_sets)
+        except BaseException:
+            if is_new:
+                _leave_group()
+            raise
+
+
+def _join(comm: Iterable[int] | Any) -> None:
+    place = bootstrap.detect(os.environ, timeout=_start_timeout())
+    _check_comm(comm, place.size)
+    trace = timeline_path(os.environ, place.rank)
+    topology = _core.Topology(
+        place.rank,
+        place.size,
+        place.local_rank,
+        place.local_size,
+        place.cross_rank,
+        place.cross_size,
+    )
+    listen_fd = -1 if place.listen_fd is None else place.listen_fd
+    _core.init(topology, place.rendezvous, place.key, listen_fd)
+    forget_names()
+    _watch_exit()
+    if trace is not None:
+        _core.start_timeline(str(trace), marks_cycles(os.environ))
+
+
+def _check_comm(comm: Iterable[int] | Any, size: int) -> None:
+    if comm is None:
+        return
+    if hasattr(comm, "Get_size"):  # an mpi4py communicator
+        if comm.Get_size() == size:
             return
-        place = bootstrap.detect(os.environ, timeout=_start_timeout())
-        topology = _core.Topology(
-            place.rank,
-            place.size,
-            place.local_rank,
-            place.local_size,
-            place.cross_rank,
-            place.cross_size,
-        )
-        listen_fd = -1 if place.listen_fd is None else place.listen_fd
-        _core.init(topology, place.rendezvous, place.key, listen_fd)
-        forget_names()
-        _watch_exit()
+        given = f"a communicator of {comm.Get_size()} ranks"
+    else:
+        ranks = sorted(comm)
+        if ranks in ([], list(range(size))):
+            return
+        given = str(ranks)
+    raise UsageError(
+        f"comm is {given}, but the group is always made of all {size} ranks that were started: "
+        "start fewer, or call init() and make a process set with hvd.add_process_set(ranks)"
+    )
+
+
+def _leave_group() -> None:
+    _core.shutdown()
+    forget_process_sets()
 
 
 def shutdown() -> None:
     """Leaves the group; open operations of this rank end with ``ShutDownError``.
 
-    Does nothing when not initialised. ``init`` may follow.
+    Does nothing when not initialised. Process sets are no longer registered. ``init`` may follow.
     """
     with _lock:
-        _core.shutdown()
+        _leave_group()
 
 
 def is_initialized() -> bool:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import hora
 from hora.cli.environment import package_version
 
 _OLDEST_TORCH = (2, 11)
@@ -105,6 +106,29 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_open_files,
     check_cores,
 )
+
+
+def print_build() -> None:
+    """What ``horarun --check-build`` shows: the parts in Horovod's words, then this machine."""
+    has_torch = package_version("torch") is not None
+    has_core = check_core().state == "ok"
+    parts = {
+        "Available Frameworks": {"TensorFlow": False, "PyTorch": has_torch, "MXNet": False},
+        "Available Controllers": {"MPI": False, "Gloo": False, "hora": has_core},
+        "Available Tensor Operations": {
+            "NCCL": False, "DDL": False, "CCL": False, "MPI": False, "Gloo": False,
+            "hora, shared memory": has_core,
+        },
+    }  # fmt: skip
+    findings = [check() for check in CHECKS]
+    parts["This machine"] = {
+        f"{finding.part}: {finding.detail}": finding.state != "missing" for finding in findings
+    }
+    print(f"hora v{hora.__version__}:")
+    for title, lines in parts.items():
+        print(f"\n{title}:")
+        for name, is_there in lines.items():
+            print(f"    [{'X' if is_there else ' '}] {name}")
 
 
 def main(words: Sequence[str]) -> int:

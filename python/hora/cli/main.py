@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hora {hora.__version__}")
         return 0
     if name not in _COMMANDS:
-        from hora.launch.cli import did_you_mean
+        from hora.launch.spelling import did_you_mean
 
         kind = "option" if name.startswith("-") else "command"
         hint = did_you_mean(name, list(_COMMANDS))

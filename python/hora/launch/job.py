@@ -33,7 +33,10 @@ _KILL_DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What to run: ``settings`` are environment variables that the options stand for."""
+    """What to run: ``settings`` are environment variables that the options stand for.
+
+    ``notes`` are said before the ranks start.
+    """
 
     size: int
     command: Sequence[str]
@@ -41,6 +44,7 @@ class JobSpec:
     style: OutputStyle = field(default_factory=OutputStyle)
     grace_s: float = 5.0
     verbose: bool = False
+    notes: Sequence[str] = ()
 
 
 class Job:
@@ -105,6 +109,8 @@ class Job:
         _allow_open_files(64 + 6 * spec.size)
         env = job_environment(os.environ, spec.settings, spec.size, master_port)
         identity = JobIdentity.create(spec.size)
+        for note in spec.notes:
+            self._screen.note(note)
         if spec.verbose:
             self._screen.note(f"job {identity.job_id}: {spec.size} × {shlex.join(spec.command)}")
         with identity.listener:
