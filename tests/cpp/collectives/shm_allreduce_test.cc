@@ -1,81 +1,17 @@
-#include <cstring>
-
-#include "collectives/shm_group.h"
-#include "hora/kernels/reduce.h"
-#include "hora/tensor/half.h"
+#include "collectives/operands.h"
 
 namespace hora {
 namespace {
 
 enum class Layout { kInPlace, kWhole, kFragmented };
 
-OpParams Params(DType dtype, ReduceOp op, double prescale = 1, double postscale = 1) {
-  OpParams params;
-  params.dtype = dtype;
-  params.reduce_op = op;
-  params.prescale = prescale;
-  params.postscale = postscale;
-  return params;
-}
-
-// Random bits are fine for integers; floats get numbers whose sums need rounding.
-Bytes RandomOperand(DType dtype, std::size_t elements, std::uint64_t seed) {
-  Bytes bytes = RandomBytes(elements * SizeOf(dtype), seed);
-  Random random(seed);
-  std::uniform_real_distribution<float> real(-3, 3);
-  for (std::size_t i = 0; i < elements; ++i) {
-    const float value = real(random);
-    const double wide = value;
-    const std::uint16_t half = FloatToHalf(value), bfloat = FloatToBFloat16(value);
-    std::byte* const at = bytes.data() + i * SizeOf(dtype);
-    switch (dtype) {
-      case DType::kFloat16:
-        std::memcpy(at, &half, 2);
-        break;
-      case DType::kBFloat16:
-        std::memcpy(at, &bfloat, 2);
-        break;
-      case DType::kFloat32:
-        std::memcpy(at, &value, 4);
-        break;
-      case DType::kFloat64:
-        std::memcpy(at, &wide, 8);
-        break;
-      case DType::kBool:
-        *at &= std::byte{1};
-        break;
-      default:
-        break;
-    }
-  }
-  return bytes;
-}
-
-// The whole tensor in one kernel call: what the ranks' slices must add up to, bit by bit.
-Bytes Expected(const OpParams& params, const std::vector<Bytes>& operands) {
-  const ReduceSpec spec{.dtype = params.dtype,
-                        .op = params.reduce_op,
-                        .prescale = params.prescale,
-                        .postscale = params.postscale,
-                        .divisor = static_cast<int>(operands.size())};
-  std::vector<const std::byte*> sources;
-  for (const Bytes& operand : operands) sources.push_back(operand.data());
-  Bytes result(operands[0].size());
-  std::byte* const to = result.data();
-  Reduce(spec, sources, {&to, 1}, result.size() / SizeOf(params.dtype));
-  return result;
-}
-
 void ExpectAllreduce(ShmGroup& group, const OpParams& params, std::size_t elements, Layout layout,
                      std::uint64_t seed) {
   SCOPED_TRACE(testing::Message() << elements << " x " << ToString(params.dtype) << " "
                                   << ToString(params.reduce_op) << ", " << group.size()
                                   << " ranks, layout " << static_cast<int>(layout));
-  std::vector<Bytes> operands;
-  for (int rank = 0; rank < group.size(); ++rank) {
-    operands.push_back(RandomOperand(params.dtype, elements, seed * 100 + rank));
-  }
-  const Bytes expected = Expected(params, operands);
+  const auto operands = RandomOperands(params.dtype, elements, group.size(), seed);
+  const Bytes expected = Expected(params, operands, group.size());
   const int pieces = layout == Layout::kFragmented ? 300 : 1;
   const std::size_t element = SizeOf(params.dtype);
   std::vector<Bytes> results(operands.size());
@@ -114,8 +50,9 @@ TEST_P(ShmAllreduce, HasTheBitsOfOneReductionAtEverySize) {
 
 TEST_P(ShmAllreduce, CrossesFromOnePhaseToTwoUnnoticed) {
   ShmGroup group(GetParam(), 256u << 10);
-  for (const std::size_t limit : {16u << 10, 32u << 10, 64u << 10, 256u << 10}) {
-    for (const std::size_t elements : {limit / 4 - 1, limit / 4, limit / 4 + 1}) {
+  for (const std::size_t limit : {0u, 1u << 10, 16u << 10, 256u << 10, 1u << 20}) {
+    group.Retune({.small_allreduce_bytes = limit});
+    for (const std::size_t elements : {limit / 4 + 1, limit / 4, limit / 4 + 2}) {
       ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kAverage), elements,
                       Layout::kInPlace, elements);
     }
@@ -126,8 +63,7 @@ TEST_P(ShmAllreduce, ReducesEveryTypeByEveryOp) {
   ShmGroup group(GetParam(), 1024);
   std::uint64_t seed = 500;
   for (int type = 0; type < kDTypeCount; ++type) {
-    for (const ReduceOp op :
-         {ReduceOp::kSum, ReduceOp::kAverage, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kProduct}) {
+    for (const ReduceOp op : kElementwiseOps) {
       const OpParams params = Params(static_cast<DType>(type), op);
       if (!IsReducible(params.dtype, op)) continue;
       ExpectAllreduce(group, params, 61, Layout::kWhole, ++seed);

@@ -50,6 +50,11 @@ class ShmGroup {
     return statuses;
   }
 
+  // As a job does between two operations, on all ranks.
+  void Retune(const Tuning& tuning) {
+    for (const auto& backend : backends_) backend->Retune(tuning);
+  }
+
   void RunOk(const Body& body) {
     for (const Status& status : Run(body)) EXPECT_TRUE(status.ok()) << status.ToString();
   }
@@ -94,6 +99,13 @@ inline Bytes RandomBytes(std::size_t count, std::uint64_t seed) {
   Bytes bytes(count);
   for (auto& byte : bytes) byte = std::byte(random());
   return bytes;
+}
+
+// Several tensors, each in pieces, as the streams of a collective.
+inline std::vector<ByteStream> StreamsOf(std::vector<Pieces>& tensors) {
+  std::vector<ByteStream> streams;
+  for (Pieces& tensor : tensors) streams.push_back(tensor.Stream());
+  return streams;
 }
 
 inline std::vector<ByteStream> One(ByteStream stream) {
