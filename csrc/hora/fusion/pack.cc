@@ -58,8 +58,8 @@ std::vector<ByteStream> StreamPerRank(const Batch& batch, std::span<const Respon
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     const Response& response = responses[batch.members[i].response];
     const std::uint32_t tensor = batch.members[i].tensor;
-    RowCursor cursor((buffers[i].*view).bytes(), RowBytes(response.params.shape_of(tensor),
-                                                          response.params.dtype_of(tensor)));
+    RowCursor cursor((buffers[i].*view).bytes(),
+                     RowBytes(response.params.shape_of(tensor), response.params.dtype_of(tensor)));
     for (int rank = 0; rank < size; ++rank) {
       segments[static_cast<std::size_t>(rank)].push_back(
           cursor.Next(rows_of(response, tensor, rank)));

@@ -25,14 +25,42 @@ std::vector<RankSet> ContributorsOf(const TreePosition& position) {
 // gives its own GPU.
 void Normalise(OpParams& params) {
   params.device.index = 0;
-  if (params.kind != OpKind::kAllreduce) {
+  if (params.kind == OpKind::kJoin) params = {.kind = OpKind::kJoin};
+  if (params.kind != OpKind::kAllreduce && params.kind != OpKind::kReducescatter) {
     params.reduce_op = ReduceOp::kSum;
     params.prescale = params.postscale = 1.0;
   }
   if (params.kind != OpKind::kBroadcast) params.root_rank = -1;
-  if (params.kind == OpKind::kAllgather && params.shape.rank() >= 1 && params.shape.dim(0) != 0) {
-    params.shape = params.shape.WithFirstDim(0);
+  if (params.kind != OpKind::kAllgather && params.kind != OpKind::kAlltoall) return;
+  const auto forget_rows = [](Shape& shape) {
+    if (shape.rank() >= 1 && shape.dim(0) != 0) shape = shape.WithFirstDim(0);
+  };
+  forget_rows(params.shape);
+  for (TensorSpec& tensor : params.rest) forget_rows(tensor.shape);
+}
+
+// The request of one rank.
+RequestVariant VariantOf(Request& request, int rank, const RankSet& ranks) {
+  RequestVariant variant{.params = std::move(request.params), .ranks = ranks};
+  variant.first_dims.reserve(request.first_dims.size());
+  for (const std::int64_t rows : request.first_dims) variant.first_dims.push_back({rank, rows});
+  return variant;
+}
+
+// For each of the ranks, ascending, one entry per tensor.
+bool HasRowsOf(const RequestVariant& variant) {
+  const bool gathers = variant.params.kind == OpKind::kAllgather;
+  const std::size_t tensors = gathers ? variant.params.tensor_count() : 0;
+  const auto& rows = variant.first_dims;
+  if (rows.size() != static_cast<std::size_t>(variant.ranks.count()) * tensors) return false;
+  if (!gathers) return true;
+  std::size_t next = 0;
+  for (const int rank : variant.ranks.ranks()) {
+    for (std::size_t tensor = 0; tensor < tensors; ++tensor) {
+      if (rows[next++].rank != rank) return false;
+    }
   }
+  return true;
 }
 
 Status Impossible(std::string_view what) {
@@ -49,6 +77,7 @@ void NegotiatorActions::clear() {
   send.clear();
   execute.clear();
   agreement_ends.clear();
+  tunings.clear();
   stalled.clear();
   reject.clear();
   failure = Status::Ok();
@@ -57,6 +86,7 @@ void NegotiatorActions::clear() {
 Negotiator::Negotiator(NegotiatorOptions options)
     : position_(std::move(options.position)),
       limits_(options.stall_warning, options.stall_abort),
+      names_(std::move(options.names)),
       contributors_(ContributorsOf(position_)),
       seen_by_(contributors_.size()),
       table_(contributors_),
@@ -64,6 +94,7 @@ Negotiator::Negotiator(NegotiatorOptions options)
       stalls_(limits_) {}
 
 void Negotiator::Submit(Request request, TimePoint now) {
+  now_ = now;
   if (failed()) {
     actions_.reject.emplace_back(std::move(request.name), failure_);
     return;
@@ -72,7 +103,15 @@ void Negotiator::Submit(Request request, TimePoint now) {
     Reject(std::move(request.name), request.params.kind);
     return;
   }
-  if (Status status = CheckRequest(request); !status.ok()) {
+  Status status = CheckRequest(request);
+  if (status.ok() &&
+      request.first_dims.size() * static_cast<std::size_t>(position_.size) > kMaxRows) {
+    status = Error(StatusCode::kInvalidArgument,
+                   "{}: {} tensors from each of {} ranks are too many for one group; part it",
+                   OpText(request.params.kind, request.name), request.params.tensor_count(),
+                   position_.size);
+  }
+  if (!status.ok()) {
     actions_.reject.emplace_back(std::move(request.name), std::move(status));
     return;
   }
@@ -81,14 +120,11 @@ void Negotiator::Submit(Request request, TimePoint now) {
   const bool repeats = slot >= 0 && cache_.Answers(slot, request, position_.rank);
   // Also when it is contributed as a request because others ask for something else.
   pending_.Add(request.name, request.params.kind, slot, now);
-  Status status;
+  if (request.params.kind == OpKind::kJoin) AddJoined(position_.rank);
   if (repeats) {
     status = CollectSlot(0, slot, sequence_);
   } else {
-    RequestVariant variant{.params = std::move(request.params), .ranks = contributors_.front()};
-    if (variant.params.kind == OpKind::kAllgather) {
-      variant.first_dims.push_back({position_.rank, request.first_dim});
-    }
+    RequestVariant variant = VariantOf(request, position_.rank, contributors_.front());
     status = CollectRequest(0, {std::move(request.name), {std::move(variant)}});
   }
   if (!status.ok()) Blame(position_.rank, status);
@@ -96,6 +132,7 @@ void Negotiator::Submit(Request request, TimePoint now) {
 
 void Negotiator::Receive(int neighbour, ControlMessage message, TimePoint now) {
   if (failed()) return;
+  now_ = now;
   const bool from_parent = neighbour == position_.parent && !is_root();
   if (!from_parent && ContributorOf(neighbour) < 0) {
     return Blame(neighbour, Impossible("it is not a neighbour in the control tree"));
@@ -103,7 +140,8 @@ void Negotiator::Receive(int neighbour, ControlMessage message, TimePoint now) {
   std::visit(
       [&](auto& body) {
         using Body = std::decay_t<decltype(body)>;
-        constexpr bool up = std::is_same_v<Body, Readiness> || std::is_same_v<Body, StallReport>;
+        constexpr bool up = std::is_same_v<Body, Readiness> || std::is_same_v<Body, Joined> ||
+                            std::is_same_v<Body, StallReport>;
         constexpr bool both = std::is_same_v<Body, hora::Leave> || std::is_same_v<Body, Abort>;
         if (!both && up == from_parent) {
           return Blame(neighbour, Impossible(up ? "a parent reports to its child"
@@ -127,8 +165,7 @@ void Negotiator::On(int child, Readiness readiness, TimePoint) {
   Status status = CollectSlots(contributor, readiness.cached, seen);
   for (SubtreeRequest& request : readiness.requests) {
     if (!status.ok()) break;
-    status = CheckSubtree(contributor, request);
-    if (status.ok()) status = CollectRequest(contributor, std::move(request));
+    status = CollectSubtree(contributor, std::move(request), seen);
   }
   if (!status.ok()) return Blame(child, status);
   if (history_.size() > 0) {
@@ -154,8 +191,8 @@ void Negotiator::On(int neighbour, hora::Leave leave, TimePoint) {
   }
   const auto contributor = static_cast<std::size_t>(ContributorOf(neighbour));
   if (!contributors_[contributor].Contains(leave.rank)) {
-    return Blame(neighbour,
-                 Impossible(fmt::format("rank {} has left, which is not below it", leave.rank)));
+    return Blame(neighbour, Impossible(fmt::format("rank {} has left, which is not below it",
+                                                   RankName(leave.rank, names_))));
   }
   if (is_root()) return CloseBy(leave.rank);
   ReportReadiness();
@@ -168,7 +205,8 @@ Status Negotiator::CollectSlots(int contributor, const SlotSet& slots,
                                 std::uint64_t agreements_seen) {
   const auto& words = slots.words();
   const auto& expanded = table_.expanded();
-  bool plain = agreements_seen >= history_.last_change() && cache_.ContainsAll(slots);
+  bool plain = agreements_seen >= history_.last_change() && cache_.ContainsAll(slots) &&
+               table_.joined().empty();
   for (std::size_t i = 0; plain && i < std::min(words.size(), expanded.size()); ++i) {
     plain = (words[i] & expanded[i]) == 0;
   }
@@ -193,8 +231,8 @@ Status Negotiator::CollectSlot(int contributor, int slot, std::uint64_t agreemen
     return Impossible(
         fmt::format("cache slot {} holds nothing after {} agreements", slot, agreements_seen));
   }
-  if (table_.IsExpanded(slot)) {
-    return table_.AddRequest(contributor, table_.Repeat(contributor, cache_.at(slot)));
+  if (table_.IsExpanded(slot) || !table_.joined().empty()) {
+    return CollectRequest(contributor, table_.Repeat(contributor, cache_.at(slot)));
   }
   return table_.AddSlot(contributor, slot);
 }
@@ -205,31 +243,48 @@ Status Negotiator::CollectRequest(int contributor, SubtreeRequest request) {
   return table_.AddRequest(contributor, std::move(request));
 }
 
-Status Negotiator::CheckSubtree(int contributor, const SubtreeRequest& request) const {
+// With joined ranks below, a request may leave them out.
+Status Negotiator::CollectSubtree(int contributor, SubtreeRequest request,
+                                  std::uint64_t agreements_seen) {
   const RankSet& subtree = contributors_[static_cast<std::size_t>(contributor)];
+  const bool joins = request.name == kJoinName;
   RankSet ranks;
   int count = 0;
   for (const RequestVariant& variant : request.variants) {
     ranks.Add(variant.ranks);
     count += variant.ranks.count();
-    const bool gathers = variant.params.kind == OpKind::kAllgather;
-    const auto& rows = variant.first_dims;
-    const std::vector<int> expected = gathers ? variant.ranks.ranks() : std::vector<int>();
-    const bool fits = std::equal(rows.begin(), rows.end(), expected.begin(), expected.end(),
-                                 [](const RankRows& own, int rank) { return own.rank == rank; });
-    if (!fits) return Impossible(fmt::format("first dimensions of {}", Quoted(request.name)));
+    if (!HasRowsOf(variant) || (variant.params.kind == OpKind::kJoin) != joins) {
+      return Impossible(fmt::format("first dimensions or kind of {}", Quoted(request.name)));
+    }
   }
-  if (ranks == subtree && count == subtree.count()) return Status::Ok();
-  return Impossible(fmt::format("{} is requested for {}, not once for each of {}",
-                                Quoted(request.name), RanksText(ranks), RanksText(subtree)));
+  RankSet left_out = subtree;
+  left_out.Remove(ranks);
+  const bool outdated = agreements_seen < join_ended_at_ && !left_out.empty();
+  if (!outdated) left_out.Remove(table_.joined());
+  RankSet outside = ranks;
+  outside.Remove(subtree);
+  const bool may_leave_out = !joins && (outdated || left_out.empty());
+  const bool possible = !ranks.empty() && count == ranks.count() && outside.empty() &&
+                        (ranks == subtree || may_leave_out);
+  if (!possible) {
+    return Impossible(fmt::format("{} is requested for {}, not once for each of {}",
+                                  Quoted(request.name), RanksText(ranks, names_),
+                                  RanksText(subtree, names_)));
+  }
+  // The child has not heard yet that the join is over; when it does, it takes this back.
+  if (outdated) return Status::Ok();
+  return CollectRequest(contributor, std::move(request));
 }
 
 void Negotiator::Decide() {
   while (table_.has_ready()) {
     Agreement agreement{.sequence = sequence_ + 1, .cached = table_.TakeSlots()};
     for (SubtreeRequest& request : table_.TakeRequests(kMaxBatchBytes)) {
-      agreement.responses.push_back(hora::Decide(std::move(request), position_.size));
+      Response response = hora::Decide(std::move(request), position_.size, names_);
+      if (response.params.kind == OpKind::kJoin) response.params.root_rank = last_joined_;
+      agreement.responses.push_back(std::move(response));
     }
+    agreement.tuning = std::exchange(next_tuning_, std::nullopt);
     Broadcast(agreement, false);
     if (Status status = Apply(std::move(agreement)); !status.ok()) {
       return Blame(position_.rank, status);
@@ -249,6 +304,7 @@ Status Negotiator::Apply(Agreement agreement) {
   if (!table_.AgreeSlots(agreement.cached)) {
     return Impossible("it agrees on a cache slot that was not reported ready");
   }
+  if (agreement.tuning) actions_.tunings.push_back({actions_.execute.size(), *agreement.tuning});
   const auto& words = agreement.cached.words();
   for (std::size_t i = 0; i < words.size(); ++i) {
     for (std::uint64_t rest = words[i]; rest != 0; rest &= rest - 1) {
@@ -264,22 +320,36 @@ Status Negotiator::Apply(Agreement agreement) {
     actions_.execute.push_back(std::move(response));
   }
   actions_.agreement_ends.push_back(actions_.execute.size());
+  if (!table_.joined().empty()) RenewJoin();
   return Status::Ok();
 }
 
 Status Negotiator::Apply(Response& response) {
   const bool gathers = response.params.kind == OpKind::kAllgather && response.error.ok();
-  if (response.first_dims.size() != (gathers ? static_cast<std::size_t>(position_.size) : 0)) {
+  const auto size = static_cast<std::size_t>(position_.size);
+  if (response.first_dims.size() != (gathers ? size * response.params.tensor_count() : 0)) {
     return Impossible(fmt::format("first dimensions of {}", Quoted(response.name)));
   }
+  const bool joins = response.params.kind == OpKind::kJoin;
+  const bool somebody =
+      response.params.root_rank >= 0 && response.params.root_rank < position_.size;
+  RankSet nobody = response.absent;
+  if (!nobody.empty()) nobody.Remove(RankSet::AllOf(position_.size));
+  if (!nobody.empty() || (joins && !somebody)) {
+    return Impossible(fmt::format("ranks of {}", Quoted(response.name)));
+  }
   const int slot = cache_.Find(response.name);
-  if (!table_.AgreeName(response.name, slot)) {
+  if (!table_.AgreeName(response.name, slot, response.absent)) {
     return Impossible(
         fmt::format("it agrees on {}, which was not reported ready", Quoted(response.name)));
   }
-  pending_.Erase(response.name, slot);
+  if (!response.absent.Contains(position_.rank)) pending_.Erase(response.name, slot);
   stalls_.Agreed(response.name);
-  if (response.error.ok()) {
+  if (joins) {
+    EndJoin();
+  } else if (!response.absent.empty()) {
+    // The next one will be another: it is not remembered, and nothing is forgotten for it.
+  } else if (response.error.ok()) {
     Remember(response);
   } else if (slot >= 0) {
     cache_.Erase(slot);
@@ -334,7 +404,7 @@ void Negotiator::Reject(std::string name, OpKind kind) {
                 StatusCode::kShutDown,
                 "rank {} has shut down while {} was waiting for it. Let every rank submit the same "
                 "operations before it shuts down.",
-                closed_by_, OpText(kind, name));
+                RankName(closed_by_, names_), OpText(kind, name));
   actions_.reject.emplace_back(std::move(name), std::move(status));
 }
 
@@ -363,7 +433,7 @@ void Negotiator::ToParent(ControlMessage message, bool urgent) {
 
 void Negotiator::Blame(int neighbour, const Status& problem) {
   Fail(Error(StatusCode::kInternal, "rank {} cannot follow the negotiation with rank {}: {}",
-             position_.rank, neighbour, problem.message()));
+             RankName(position_.rank, names_), RankName(neighbour, names_), problem.message()));
 }
 
 void Negotiator::Abandon(Abort abort, int except) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -111,18 +112,23 @@ class Negotiator {
   void On(int parent, StallSummary summary, TimePoint now);
   void On(int neighbour, ::hora::Leave leave, TimePoint now);
   void On(int neighbour, Abort abort, TimePoint now);
+  void On(int child, Joined joined, TimePoint now);
 
   // What is contributed by a child, in the words of the negotiator's present state.
   Status CollectSlots(int contributor, const SlotSet& slots, std::uint64_t agreements_seen);
   Status CollectSlot(int contributor, int slot, std::uint64_t agreements_seen);
   Status CollectRequest(int contributor, SubtreeRequest request);
-  Status CheckSubtree(int contributor, const SubtreeRequest& request) const;
+  Status CollectSubtree(int contributor, SubtreeRequest request, std::uint64_t agreements_seen);
 
   void Decide();           // root: agree on all that is ready
   void ReportReadiness();  // others: tell the parent
   Status Apply(Agreement agreement);
   Status Apply(Response& response);
   void Remember(const Response& response);
+
+  void AddJoined(int rank);
+  void EndJoin();
+  void RenewJoin();
 
   void ReportStall(const PendingSubmissions::Record& record, std::uint32_t probe, TimePoint now);
   void HearStall(StallReport report, TimePoint now);
@@ -142,6 +148,7 @@ class Negotiator {
 
   TreePosition position_;
   StallLimits limits_;
+  RankNames names_;
   std::vector<RankSet> contributors_;
   std::vector<std::uint64_t> seen_by_;  // by contributor: agreements that it had seen last
   ReadinessTable table_;
@@ -151,8 +158,12 @@ class Negotiator {
   StallDetector stalls_;
   std::vector<StallReport> stall_reports_;  // to the parent
   TimePoint next_reminder_ = TimePoint::max();
-  std::uint64_t sequence_ = 0;  // agreements applied
-  int closed_by_ = -1;          // the rank that left
+  std::uint64_t sequence_ = 0;         // agreements applied
+  std::uint64_t join_ended_at_ = 0;    // the agreement on the last join
+  int last_joined_ = -1;               // root: of those that have joined
+  std::optional<Tuning> next_tuning_;  // root: for the next agreement
+  TimePoint now_{};                    // of the last event
+  int closed_by_ = -1;                 // the rank that left
   Status failure_;
   NegotiatorActions actions_;
 };

@@ -12,9 +12,9 @@ void Negotiator::On(int child, StallReport report, TimePoint now) {
   RankSet outside = report.ranks;
   outside.Remove(contributors_[static_cast<std::size_t>(ContributorOf(child))]);
   if (!outside.empty()) {
-    return Blame(
-        child, Status(StatusCode::kInternal, fmt::format("{} wait for {}, which are not below it",
-                                                         RanksText(outside), Quoted(report.name))));
+    return Blame(child, Status(StatusCode::kInternal,
+                               fmt::format("{} wait for {}, which are not below it",
+                                           RanksText(outside, names_), Quoted(report.name))));
   }
   HearStall(std::move(report), now);
 }
@@ -32,14 +32,16 @@ void Negotiator::On(int, StallSummary summary, TimePoint) {
 
 void Negotiator::Tick(TimePoint now) {
   if (failed() || closed()) return;
+  now_ = now;
   const auto* oldest = pending_.oldest();
   if (oldest != nullptr && !is_root() && oldest->since + limits_.abort + limits_.grace <= now) {
     const double seconds = std::chrono::duration<double>(now - oldest->since).count();
     return Fail(Error(StatusCode::kStalled,
-                      "rank {} has waited {:.3g} s for {}, and rank 0, which should know who is "
+                      "rank {} has waited {:.3g} s for {}, and rank {}, which should know who is "
                       "missing, says nothing: it may hang. See its output; increase "
                       "HORA_STALL_ABORT_SECONDS if ranks may be this late.",
-                      position_.rank, seconds, OpText(oldest->kind, oldest->name)));
+                      RankName(position_.rank, names_), seconds, OpText(oldest->kind, oldest->name),
+                      RankName(0, names_)));
   }
   if (next_reminder_ <= now) {
     for (const auto* record = oldest; record != pending_.oldest_unreported();
@@ -108,11 +110,13 @@ void Negotiator::SendStallReports() {
 
 void Negotiator::AdvanceStalls(TimePoint now) {
   if (stalls_.size() == 0) return;
-  const RankSet all = RankSet::AllOf(position_.size);
+  RankSet everybody_else = RankSet::AllOf(position_.size);
+  everybody_else.Remove(table_.joined());  // they miss nothing, and have submitted the join
   for (const std::string& name : stalls_.Due(now)) {
     const int slot = cache_.Find(name);
-    auto [step, probe, summary] =
-        stalls_.Advance(name, table_.SubmittedRanks(name, slot), all, now);
+    RankSet submitted = table_.SubmittedRanks(name, slot);
+    if (name == kJoinName) submitted.Add(table_.joined());
+    auto [step, probe, summary] = stalls_.Advance(name, submitted, everybody_else, now);
     switch (step) {
       case StallDetector::Step::kNothing:
         break;
@@ -127,7 +131,8 @@ void Negotiator::AdvanceStalls(TimePoint now) {
         break;
       }
       case StallDetector::Step::kAbort:
-        return Fail(Status(StatusCode::kStalled, StallAbortText(summary, stalls_.size() - 1)));
+        return Fail(
+            Status(StatusCode::kStalled, StallAbortText(summary, stalls_.size() - 1, names_)));
     }
   }
 }

@@ -15,14 +15,8 @@ void PendingSubmissions::Add(const std::string& name, OpKind kind, int slot, Tim
   Record& record = records_[Index(index)];
   record.name = name;
   record.kind = kind;
-  // The order of the list is the order of time, whatever the caller's clock does.
-  record.since = newest_ < 0 ? now : std::max(now, records_[Index(newest_)].since);
   record.slot = slot;
-  record.older = newest_;
-  record.newer = -1;
-  (newest_ < 0 ? oldest_ : records_[Index(newest_)].newer) = index;
-  newest_ = index;
-  if (unreported_ < 0) unreported_ = index;
+  Append(index, now);
   ++size_;
   if (slot < 0) {
     by_name_.emplace(record.name, index);
@@ -30,6 +24,31 @@ void PendingSubmissions::Add(const std::string& name, OpKind kind, int slot, Tim
   }
   if (Index(slot) >= by_slot_.size()) by_slot_.resize(Index(slot) + 1, -1);
   by_slot_[Index(slot)] = index;
+}
+
+void PendingSubmissions::Append(int index, TimePoint now) {
+  Record& record = records_[Index(index)];
+  // The order of the list is the order of time, whatever the caller's clock does.
+  record.since = newest_ < 0 ? now : std::max(now, records_[Index(newest_)].since);
+  record.older = newest_;
+  record.newer = -1;
+  (newest_ < 0 ? oldest_ : records_[Index(newest_)].newer) = index;
+  newest_ = index;
+  if (unreported_ < 0) unreported_ = index;
+}
+
+void PendingSubmissions::Unlink(int index) {
+  const Record& record = records_[Index(index)];
+  if (unreported_ == index) unreported_ = record.newer;
+  (record.older < 0 ? oldest_ : records_[Index(record.older)].newer) = record.newer;
+  (record.newer < 0 ? newest_ : records_[Index(record.newer)].older) = record.older;
+}
+
+void PendingSubmissions::Renew(const std::string& name, TimePoint now) {
+  const int index = IndexOf(name, -1);
+  if (index < 0) return;
+  Unlink(index);
+  Append(index, now);
 }
 
 void PendingSubmissions::EraseSlot(int slot) { EraseRecord(InSlot(slot)); }
@@ -72,9 +91,7 @@ void PendingSubmissions::EraseRecord(int index) {
   } else {
     by_name_.erase(record.name);
   }
-  if (unreported_ == index) unreported_ = record.newer;
-  (record.older < 0 ? oldest_ : records_[Index(record.older)].newer) = record.newer;
-  (record.newer < 0 ? newest_ : records_[Index(record.newer)].older) = record.older;
+  Unlink(index);
   free_.push_back(index);
   --size_;
 }

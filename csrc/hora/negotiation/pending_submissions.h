@@ -34,6 +34,8 @@ class PendingSubmissions {
   void EraseSlot(int slot);
   void Erase(const std::string& name, int slot);  // slot: of the cache now, or -1
   void SlotEvicted(int slot);                     // from now on by name
+  // As if it had been submitted just now, if it is pending at all, and not by slot.
+  void Renew(const std::string& name, TimePoint now);
   const Record* Find(const std::string& name, int slot) const;
   void Clear();
 
@@ -52,6 +54,8 @@ class PendingSubmissions {
   int InSlot(int slot) const;
   int IndexOf(const std::string& name, int slot) const;
   void EraseRecord(int index);
+  void Append(int index, TimePoint now);
+  void Unlink(int index);
 
   std::deque<Record> records_;  // never move: by_name_ refers to the names in them
   std::vector<int> free_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <iterator>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -46,14 +45,42 @@ std::size_t WireBytes(const SubtreeRequest& request) {
   for (const RequestVariant& variant : request.variants) {
     bytes += 96 + variant.params.shape.dims().size_bytes() + variant.ranks.words().size() * 8 +
              variant.first_dims.size() * sizeof(RankRows);
+    for (const TensorSpec& tensor : variant.params.rest) {
+      bytes += 32 + tensor.shape.dims().size_bytes();
+    }
   }
   return bytes;
+}
+
+RankSet RanksIn(const std::vector<RequestVariant>& variants) {
+  RankSet ranks;
+  for (const RequestVariant& variant : variants) ranks.Add(variant.ranks);
+  return ranks;
+}
+
+RankSet Without(RankSet ranks, const RankSet& others) {
+  ranks.Remove(others);
+  return ranks;
+}
+
+RankSet Both(const RankSet& a, const RankSet& b) { return Without(a, Without(a, b)); }
+
+// What is left of the variants without these ranks.
+void Remove(std::vector<RequestVariant>& variants, const RankSet& ranks) {
+  for (RequestVariant& variant : variants) {
+    variant.ranks.Remove(ranks);
+    std::erase_if(variant.first_dims,
+                  [&](const RankRows& own) { return ranks.Contains(own.rank); });
+  }
+  std::erase_if(variants, [](const RequestVariant& variant) { return variant.ranks.empty(); });
 }
 
 }  // namespace
 
 ReadinessTable::ReadinessTable(std::vector<RankSet> contributors)
-    : contributors_(std::move(contributors)), slots_of_(contributors_.size()) {}
+    : contributors_(std::move(contributors)), slots_of_(contributors_.size()) {
+  for (const RankSet& ranks : contributors_) subtree_.Add(ranks);
+}
 
 Status ReadinessTable::AddSlots(int contributor, const SlotSet& slots) {
   const Words& words = slots.words();
@@ -92,24 +119,138 @@ Status ReadinessTable::AddRequest(int contributor, SubtreeRequest request) {
   if (collected.contributors.Contains(contributor)) {
     return Error(StatusCode::kInternal, "{} is reported ready twice", Quoted(name));
   }
-  Collect(collected, contributor, std::move(request.variants));
-  if (collected.stage == Stage::kReady) ready_requests_.push_back(&named);
+  if (collected.stage == Stage::kTaken) {
+    return AddLate(named, contributor, std::move(request.variants));
+  }
+  Collect(named, contributor, std::move(request.variants));
+  if (collected.stage == Stage::kCollecting && IsComplete(named)) Ready(named);
+  if (name == kJoinName) Excuse(contributor);
   return Status::Ok();
 }
 
-void ReadinessTable::Collect(Collected& into, int contributor,
-                             std::vector<RequestVariant> variants) {
+void ReadinessTable::Collect(Named::value_type& named, int contributor, Variants variants) {
+  Collected& into = named.second;
   into.contributors.Add(contributor);
-  if (++into.count == contributors_.size()) into.stage = Stage::kReady;
+  ++into.count;
   for (RequestVariant& variant : variants) Merge(into.variants, std::move(variant));
+}
+
+bool ReadinessTable::IsComplete(const Named::value_type& named) const {
+  const auto& [name, collected] = named;
+  if (collected.count == contributors_.size()) return true;
+  if (excused_.empty() || name == kJoinName) return false;
+  const int excused = Without(excused_, collected.contributors).count();
+  return collected.count + static_cast<std::size_t>(excused) == contributors_.size();
+}
+
+void ReadinessTable::Ready(Named::value_type& named) {
+  named.second.stage = Stage::kReady;
+  if (named.first == kJoinName) {
+    ready_join_ = &named;
+  } else {
+    ready_requests_.push_back(&named);
+  }
+}
+
+void ReadinessTable::Excuse(int contributor) {
+  excused_.Add(contributor);
+  std::vector<Named::value_type*> complete;
+  for (auto& named : named_) {
+    const bool waits = named.second.stage == Stage::kCollecting;
+    if (waits && IsComplete(named)) complete.push_back(&named);
+  }
+  std::sort(complete.begin(), complete.end(),
+            [](const auto* a, const auto* b) { return a->first < b->first; });
+  for (auto* named : complete) Ready(*named);
+}
+
+// It was taken without this contributor, which was excused and turns out to have the name as well.
+Status ReadinessTable::AddLate(Named::value_type& named, int contributor, Variants variants) {
+  auto& [name, collected] = named;
+  const bool again = std::any_of(collected.late.begin(), collected.late.end(),
+                                 [&](const auto& late) { return late.first == contributor; });
+  if (again || !excused_.Contains(contributor)) {
+    return Error(StatusCode::kInternal, "{} is reported ready twice", Quoted(name));
+  }
+  collected.late.emplace_back(contributor, std::move(variants));
+  return Status::Ok();
+}
+
+void ReadinessTable::BeginNextRound(Named::iterator found) {
+  Collected& collected = found->second;
+  if (collected.late.empty()) {
+    named_.erase(found);
+    return;
+  }
+  auto late = std::move(collected.late);
+  collected = {};
+  for (auto& [contributor, variants] : late) Collect(*found, contributor, std::move(variants));
+  if (IsComplete(*found)) Ready(*found);
+}
+
+SlotSet ReadinessTable::collected_slots() const {
+  Words words(ready_slots_.size());
+  for (const Words& own : slots_of_) {
+    for (std::size_t i = 0; i < words.size(); ++i) words[i] |= own[i];
+  }
+  return SlotSet::FromWords(std::move(words));
+}
+
+void ReadinessTable::EndJoin() {
+  joined_ = {};
+  excused_ = {};
+  ready_requests_.clear();
+  std::vector<Named::value_type*> complete;
+  for (auto named = named_.begin(); named != named_.end();) {
+    TakeBack(*named);
+    const Collected& collected = named->second;
+    if (collected.count == 0) {
+      named = named_.erase(named);
+      continue;
+    }
+    if (collected.stage != Stage::kTaken && IsComplete(*named)) complete.push_back(&*named);
+    ++named;
+  }
+  std::sort(complete.begin(), complete.end(),
+            [](const auto* a, const auto* b) { return a->first < b->first; });
+  for (auto* named : complete) Ready(*named);
+}
+
+// What was reported for a part of this subtree is void, above as below: see
+// Negotiator::On(Readiness).
+void ReadinessTable::TakeBack(Named::value_type& named) {
+  Collected& collected = named.second;
+  const bool whole = RanksOf(collected) == subtree_;
+  if (whole && collected.stage == Stage::kTaken) return;
+  collected.stage = Stage::kCollecting;
+  for (auto& [contributor, variants] : std::exchange(collected.late, {})) {
+    Collect(named, contributor, std::move(variants));
+  }
+  const RankSet here = RanksIn(collected.variants);
+  for (std::size_t i = 0; i < contributors_.size(); ++i) {
+    const int contributor = static_cast<int>(i);
+    const bool part = !Without(contributors_[i], here).empty();
+    if (!part || !collected.contributors.Contains(contributor)) continue;
+    Remove(collected.variants, contributors_[i]);
+    collected.contributors.Remove(contributor);
+    --collected.count;
+  }
+}
+
+RankSet ReadinessTable::RanksOf(const Collected& collected) const {
+  return collected.variants.empty() ? subtree_ : RanksIn(collected.variants);
 }
 
 SubtreeRequest ReadinessTable::Repeat(int contributor, const Response& meaning) const {
   RequestVariant variant{.params = meaning.params,
                          .ranks = contributors_[static_cast<std::size_t>(contributor)]};
   if (meaning.params.kind == OpKind::kAllgather) {
+    const std::size_t tensors = meaning.params.tensor_count();
     for (const int rank : variant.ranks.ranks()) {
-      variant.first_dims.push_back({rank, meaning.first_dims[static_cast<std::size_t>(rank)]});
+      const auto first = static_cast<std::size_t>(rank) * tensors;
+      for (std::size_t tensor = 0; tensor < tensors; ++tensor) {
+        variant.first_dims.push_back({rank, meaning.first_dims[first + tensor]});
+      }
     }
   }
   return {meaning.name, {std::move(variant)}};
@@ -120,19 +261,18 @@ void ReadinessTable::Expand(int slot, const Response& meaning) {
   expanded_[WordOf(slot)] |= MaskOf(slot);
   if (count_[static_cast<std::size_t>(slot)] == 0) return;
   auto& named = *named_.try_emplace(meaning.name).first;
-  Collected& collected = named.second;
   const bool taken = Has(taken_slots_, slot);
   for (std::size_t i = 0; i < contributors_.size(); ++i) {
     if (!Has(slots_of_[i], slot)) continue;
     const int contributor = static_cast<int>(i);
     std::vector<RequestVariant> variants;
     if (!taken) variants = Repeat(contributor, meaning).variants;
-    Collect(collected, contributor, std::move(variants));
+    Collect(named, contributor, std::move(variants));
   }
   if (taken) {
-    collected.stage = Stage::kTaken;
-  } else if (collected.stage == Stage::kReady) {
-    ready_requests_.push_back(&named);
+    named.second.stage = Stage::kTaken;
+  } else if (IsComplete(named)) {
+    Ready(named);
   }
   DropSlot(slot);
 }
@@ -162,10 +302,17 @@ std::vector<SubtreeRequest> ReadinessTable::TakeRequests(std::size_t max_bytes) 
               [](const RequestVariant& a, const RequestVariant& b) {
                 return LowestRank(a.ranks) < LowestRank(b.ranks);
               });
-    taken.push_back({name, std::move(collected.variants)});
+    // Who is in it matters as long as somebody may be left out.
+    taken.push_back(
+        {name, joined_.empty() ? std::exchange(collected.variants, {}) : collected.variants});
   }
   ready_requests_.erase(ready_requests_.begin(),
                         ready_requests_.begin() + static_cast<std::ptrdiff_t>(taken.size()));
+  if (ready_join_ != nullptr && ready_requests_.empty() && bytes < max_bytes) {
+    ready_join_->second.stage = Stage::kTaken;
+    taken.push_back({ready_join_->first, ready_join_->second.variants});
+    ready_join_ = nullptr;
+  }
   return taken;
 }
 
@@ -185,26 +332,32 @@ bool ReadinessTable::AgreeSlots(const SlotSet& slots) {
   return true;
 }
 
-bool ReadinessTable::AgreeName(const std::string& name, int slot) {
+bool ReadinessTable::AgreeName(const std::string& name, int slot, const RankSet& absent) {
+  const RankSet absent_here = absent.empty() ? absent : Both(absent, subtree_);
+  if (!Without(absent_here, joined_).empty()) return false;
+  const bool without_us = absent_here == subtree_;
   if (const auto found = named_.find(name); found != named_.end()) {
-    if (found->second.stage != Stage::kTaken) return false;
-    named_.erase(found);
-    if (slot >= 0) ForgetSlot(slot);
+    // All that is here came too late, whether the parent has heard of it or not.
+    if (without_us) return true;
+    const Collected& collected = found->second;
+    if (collected.stage != Stage::kTaken) return false;
+    const bool all_of_us = collected.variants.empty() && absent_here.empty();
+    if (!all_of_us && RanksOf(collected) != Without(subtree_, absent_here)) return false;
+    BeginNextRound(found);
+    if (slot >= 0 && !named_.contains(name)) ForgetSlot(slot);
     return true;
   }
-  if (slot < 0 || !Has(taken_slots_, slot)) return false;
+  if (without_us) return true;
+  if (slot < 0 || !absent_here.empty() || !Has(taken_slots_, slot)) return false;
   DropSlot(slot);
   return true;
 }
 
 RankSet ReadinessTable::SubmittedRanks(const std::string& name, int slot) const {
+  if (const auto found = named_.find(name); found != named_.end()) return RanksOf(found->second);
   RankSet ranks;
-  const auto found = named_.find(name);
   for (std::size_t i = 0; i < contributors_.size(); ++i) {
-    const bool has = found != named_.end()
-                         ? found->second.contributors.Contains(static_cast<int>(i))
-                         : slot >= 0 && Has(slots_of_[i], slot);
-    if (has) ranks.Add(contributors_[i]);
+    if (slot >= 0 && Has(slots_of_[i], slot)) ranks.Add(contributors_[i]);
   }
   return ranks;
 }

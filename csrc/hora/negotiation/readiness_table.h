@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "hora/base/rank_set.h"
@@ -18,6 +19,12 @@ namespace hora {
 // cache slot or all requests; Expand turns the first into the second. Contributor 0 is the node
 // itself. Owned by one negotiator; one thread at a time. A contribution that cannot be is refused
 // with a kInternal status and changes nothing that matters any more.
+//
+// Join: a contributor is excused once it has contributed the join, for its ranks have nothing more
+// to give: it counts as having every name that somebody else has. Links keep the order, so what its
+// ranks submitted before they joined is here by then. What they submit later still counts for the
+// present round while the name is not taken, else for the next one. EndJoin takes back what was
+// taken without somebody and not agreed: child and parent part with the same contributions.
 class ReadinessTable {
  public:
   explicit ReadinessTable(std::vector<RankSet> contributors);
@@ -25,6 +32,14 @@ class ReadinessTable {
   Status AddSlots(int contributor, const SlotSet& slots);  // none of them is expanded
   Status AddSlot(int contributor, int slot);
   Status AddRequest(int contributor, SubtreeRequest request);
+
+  // `rank`, of this subtree, has joined: requests may leave it out. All slots must be expanded
+  // then, and stay so, because a bit says that the whole subtree has contributed.
+  void AddJoined(int rank) { joined_.Add(rank); }
+  const RankSet& joined() const { return joined_; }
+  SlotSet collected_slots() const;
+  // The join is agreed: nobody has joined, and everybody must contribute again.
+  void EndJoin();
 
   // From now on the name in `slot`, which `meaning` describes, is counted by requests.
   void Expand(int slot, const Response& meaning);
@@ -35,14 +50,18 @@ class ReadinessTable {
   // What one contributor asks for when it asks for `meaning` again.
   SubtreeRequest Repeat(int contributor, const Response& meaning) const;
 
-  bool has_ready() const { return ready_slots_count_ > 0 || !ready_requests_.empty(); }
+  bool has_ready() const {
+    return ready_slots_count_ > 0 || !ready_requests_.empty() || ready_join_ != nullptr;
+  }
   SlotSet TakeSlots();
   // In the order in which they became ready; stops after about `max_bytes` on the wire.
   std::vector<SubtreeRequest> TakeRequests(std::size_t max_bytes);
 
   // False, and nothing happens, unless all of them have been taken.
   bool AgreeSlots(const SlotSet& slots);
-  bool AgreeName(const std::string& name, int slot);  // slot: of the cache, or -1
+  // `slot`: of the cache, or -1. False unless the ranks here that are not `absent` are those whose
+  // contributions were taken, and the others have joined. Contributions of absent ranks stay.
+  bool AgreeName(const std::string& name, int slot, const RankSet& absent);
 
   // Ranks that are known to have submitted a name.
   RankSet SubmittedRanks(const std::string& name, int slot) const;
@@ -51,11 +70,13 @@ class ReadinessTable {
 
  private:
   enum class Stage : std::uint8_t { kCollecting, kReady, kTaken };
+  using Variants = std::vector<RequestVariant>;
   struct Collected {
-    std::vector<RequestVariant> variants;
+    Variants variants;  // taken from everybody: moved away
     RankSet contributors;
     std::size_t count = 0;
     Stage stage = Stage::kCollecting;
+    std::vector<std::pair<int, Variants>> late;  // of the next round, by contributor
   };
   using Named = std::unordered_map<std::string, Collected>;
   using Words = std::vector<std::uint64_t>;
@@ -63,10 +84,18 @@ class ReadinessTable {
   Status AddWord(int contributor, std::size_t word, std::uint64_t bits);
   static bool Has(const Words& words, int slot);
   void Grow(std::size_t words);
-  void Collect(Collected& into, int contributor, std::vector<RequestVariant> variants);
+  void Collect(Named::value_type& named, int contributor, Variants variants);
+  bool IsComplete(const Named::value_type& named) const;
+  void Ready(Named::value_type& named);
+  void Excuse(int contributor);
+  Status AddLate(Named::value_type& named, int contributor, Variants variants);
+  void BeginNextRound(Named::iterator named);  // with what came late
+  void TakeBack(Named::value_type& named);
+  RankSet RanksOf(const Collected& collected) const;
   void DropSlot(int slot);
 
   std::vector<RankSet> contributors_;
+  RankSet subtree_;                   // all of them
   std::vector<Words> slots_of_;       // by contributor; a bit stays until it is agreed
   std::vector<std::uint32_t> count_;  // by slot: contributors that have it
   Words ready_slots_;
@@ -75,6 +104,9 @@ class ReadinessTable {
   std::size_t ready_slots_count_ = 0;
   Named named_;
   std::vector<Named::value_type*> ready_requests_;
+  Named::value_type* ready_join_ = nullptr;  // taken last: nothing else is ready behind it
+  RankSet joined_;
+  RankSet excused_;  // contributors
 };
 
 }  // namespace hora

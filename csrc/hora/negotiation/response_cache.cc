@@ -1,5 +1,6 @@
 #include "hora/negotiation/response_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace hora {
@@ -31,8 +32,11 @@ bool ResponseCache::ContainsAll(const SlotSet& slots) const {
 bool ResponseCache::Answers(int slot, const Request& request, int rank) const {
   const Response& response = at(slot);
   if (!(response.params == request.params)) return false;
-  return request.params.kind != OpKind::kAllgather ||
-         response.first_dims[static_cast<std::size_t>(rank)] == request.first_dim;
+  if (request.params.kind != OpKind::kAllgather) return true;
+  const auto own = static_cast<std::ptrdiff_t>(rank) *
+                   static_cast<std::ptrdiff_t>(request.params.tensor_count());
+  return std::equal(request.first_dims.begin(), request.first_dims.end(),
+                    response.first_dims.begin() + own);
 }
 
 void ResponseCache::Touch(int slot) {

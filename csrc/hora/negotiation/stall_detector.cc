@@ -81,10 +81,11 @@ StallDetector::Verdict StallDetector::Advance(const std::string& name, const Ran
   return verdict;
 }
 
-std::string StallAbortText(const StallSummary& summary, std::size_t other_cases) {
+std::string StallAbortText(const StallSummary& summary, std::size_t other_cases,
+                           const RankNames& names) {
   std::string text = fmt::format(
-      "{} never submitted {}, for which {} {} waited {:.3g} s", RanksText(summary.missing),
-      OpText(summary.kind, summary.name), RanksText(summary.submitted),
+      "{} never submitted {}, for which {} {} waited {:.3g} s", RanksText(summary.missing, names),
+      OpText(summary.kind, summary.name), RanksText(summary.submitted, names),
       summary.submitted.count() == 1 ? "has" : "have", summary.waited_ms / 1000.0);
   if (other_cases > 0) {
     text += fmt::format(" ({} more {} as well)", other_cases,

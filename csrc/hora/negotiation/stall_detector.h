@@ -9,6 +9,7 @@
 
 #include "hora/base/clock.h"
 #include "hora/base/rank_set.h"
+#include "hora/tensor/rank_names.h"
 #include "hora/wire/control_message.h"
 
 namespace hora {
@@ -70,6 +71,7 @@ class StallDetector {
 };
 
 // "rank 2 never submitted allreduce 'x', for which ranks 0-1 have waited 300 s. …"
-std::string StallAbortText(const StallSummary& summary, std::size_t other_cases);
+std::string StallAbortText(const StallSummary& summary, std::size_t other_cases,
+                           const RankNames& names);
 
 }  // namespace hora

@@ -35,4 +35,16 @@ std::string RanksText(const RankSet& ranks) {
   return fmt::format("ranks {}, … ({} ranks)", text.substr(0, end), count);
 }
 
+std::string RanksText(const RankSet& places, const RankNames& names) {
+  if (names.is_global()) return RanksText(places);
+  RankSet named;
+  for (const int place : places.ranks()) named.Add(RankName(place, names));
+  return RanksText(named);
+}
+
+int RankName(int place, const RankNames& names) {
+  const auto count = names.global_ranks().size();
+  return place >= 0 && static_cast<std::size_t>(place) < count ? names.Of(place) : place;
+}
+
 }  // namespace hora

@@ -9,8 +9,8 @@
 
 namespace hora {
 
-// Engines number the ranks of a process set 0, 1, …; people know them by their global rank, so every
-// text passes through here. Without a list (the global set) both are the same. A value type.
+// Engines number the ranks of a process set 0, 1, …; people know them by their global rank, so
+// every text passes through here. Without a list (the global set) both are the same. A value type.
 class RankNames {
  public:
   RankNames() = default;

@@ -114,9 +114,8 @@ struct BodyWriter {
     if (!agreement.responses.empty()) responses = WriteAll(to, agreement.responses);
     wire::Tuning tuning;
     if (agreement.tuning) {
-      tuning =
-          wire::Tuning(agreement.tuning->fusion_threshold_bytes, agreement.tuning->chunk_bytes,
-                       agreement.tuning->small_allreduce_bytes);
+      tuning = wire::Tuning(agreement.tuning->fusion_threshold_bytes, agreement.tuning->chunk_bytes,
+                            agreement.tuning->small_allreduce_bytes);
     }
     const auto body = wire::CreateAgreement(to, agreement.sequence, cached, responses,
                                             agreement.tuning ? &tuning : nullptr);

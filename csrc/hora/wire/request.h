@@ -25,8 +25,8 @@ struct TensorSpec {
 // Every join has this name, and nothing else has it: a rank has joined or it has not.
 inline constexpr std::string_view kJoinName = "join.noname";
 
-// Everything that ranks must agree on. For allgather and alltoall the first dimension may differ, so
-// there shapes hold 0 in its place: an allgather's rows are negotiated (first_dims below), an
+// Everything that ranks must agree on. For allgather and alltoall the first dimension may differ,
+// so there shapes hold 0 in its place: an allgather's rows are negotiated (first_dims below), an
 // alltoall's splits are exchanged when it runs, because they change with every call.
 //
 // A grouped operation (allreduce, allgather, reducescatter) is one request for several tensors, so

@@ -19,9 +19,9 @@ struct Response {
   OpParams params;
   // allgather: for every rank in turn its rows of each tensor (rank · tensor_count + tensor).
   std::vector<std::int64_t> first_dims;
-  // Ranks that have joined and did not ask for it. In an allreduce they contribute nothing; an error
-  // of another kind is none of their business. What such a rank has pending under this name came too
-  // late and belongs to the next response of the name.
+  // Ranks that have joined and did not ask for it. In an allreduce they contribute nothing; an
+  // error of another kind is none of their business. What such a rank has pending under this name
+  // came too late and belongs to the next response of the name.
   RankSet absent;
   Status error;
 
