@@ -42,8 +42,9 @@ class MixedOps {
   Status Run(int ops) {
     Status status;
     for (int op = 0; op < ops && status.ok() && !testing::Test::HasFailure(); ++op) {
+      if (script_() % 50 == 0) Retune();
       for (auto pauses = delays_() % 6 == 0 ? delays_() % 40 : 0; pauses > 0; --pauses) YieldCore();
-      switch (script_() % 8) {
+      switch (script_() % 12) {
         case 0:
         case 1:
         case 2:
@@ -57,6 +58,14 @@ class MixedOps {
         case 6:
           status = Allgather(op);
           break;
+        case 7:
+        case 8:
+          status = Alltoall(op);
+          break;
+        case 9:
+        case 10:
+          status = Reducescatter(op);
+          break;
         default:
           status = Barrier();
       }
@@ -65,18 +74,68 @@ class MixedOps {
   }
 
  private:
+  void Retune() {
+    const std::uint64_t chunk = script_() % 300, small = script_() % 300;
+    backend_.Retune({.chunk_bytes = chunk, .small_allreduce_bytes = small});
+  }
+
   // Mostly a few words, now and then many windows.
   std::size_t Count() { return script_() % 6 == 0 ? script_() % 1500 : script_() % 40; }
 
+  // Now and then without one of the ranks.
   Status Allreduce(int op) {
     const std::size_t count = Count();
     Words words = Contribution(op, rank_, count);
     CollectiveCall call = AllreduceCall(Sum(), size_, Stream(words), Stream(words));
+    if (script_() % 5 == 0) call.absent = RankSet::Of(static_cast<int>(script_() % size_));
     Status status = backend_.Execute(call);
-    for (std::size_t i = 0; i < count; ++i) {
-      std::uint32_t sum = 0;
-      for (int rank = 0; rank < size_; ++rank) sum += Value(op, rank, i);
-      if (words[i] != sum) return Wrong(op, "allreduce");
+    return words == SumOf(op, count, call.absent) ? status : Wrong(op, "allreduce");
+  }
+
+  Words SumOf(int op, std::size_t count, const RankSet& absent) const {
+    Words sum(count);
+    for (int rank = 0; rank < size_; ++rank) {
+      if (absent.Contains(rank)) continue;
+      for (std::size_t i = 0; i < count; ++i) sum[i] += Value(op, rank, i);
+    }
+    return sum;
+  }
+
+  // What is for rank d has a number of operation of its own.
+  static int OpFor(int op, int destination) { return op * 64 + destination; }
+
+  Status Reducescatter(int op) {
+    std::vector<Words> ins;
+    std::vector<ByteStream> streams;
+    for (int d = 0; d < size_; ++d) {
+      ins.push_back(Contribution(OpFor(op, d), rank_, script_() % 4 == 0 ? 0 : Count()));
+    }
+    for (Words& in : ins) streams.push_back(Stream(in));
+    Words out(ins[rank_].size());
+    CollectiveCall call = ReducescatterCall(Sum(), std::move(streams), Stream(out));
+    Status status = backend_.Execute(call);
+    const bool right = out == SumOf(OpFor(op, rank_), out.size(), {});
+    return right ? status : Wrong(op, "reducescatter");
+  }
+
+  Status Alltoall(int op) {
+    std::vector<std::uint64_t> bytes(size_ * size_);
+    for (auto& entry : bytes) entry = script_() % 3 == 0 ? 0 : 4 * Count();
+    std::vector<Words> ins, outs;
+    std::vector<ByteStream> in_streams, out_streams;
+    for (int other = 0; other < size_; ++other) {
+      ins.push_back(Contribution(OpFor(op, other), rank_, bytes[rank_ * size_ + other] / 4));
+      outs.emplace_back(bytes[other * size_ + rank_] / 4);
+    }
+    for (Words& in : ins) in_streams.push_back(Stream(in));
+    for (Words& out : outs) out_streams.push_back(Stream(out));
+    CollectiveCall call =
+        AlltoallCall(std::move(bytes), std::move(in_streams), std::move(out_streams));
+    Status status = backend_.Execute(call);
+    for (int source = 0; source < size_; ++source) {
+      if (outs[source] != Contribution(OpFor(op, rank_), source, outs[source].size())) {
+        return Wrong(op, "alltoall");
+      }
     }
     return status;
   }
@@ -171,6 +230,13 @@ TEST(ShmBackendChecks, StreamsThatDoNotFitWhatWasAgreed) {
     EXPECT_THROW((void)backend.Execute(call), InvariantError);
     call = BroadcastCall(1, 1, Stream(words), Stream(words));
     EXPECT_THROW((void)backend.Execute(call), InvariantError);
+    call = AllreduceCall(Sum(), 1, Stream(words), Stream(words));
+    call.absent = RankSet::Of(0);
+    EXPECT_THROW((void)backend.Execute(call), InvariantError);
+    call = AlltoallCall({12}, One(Stream(words)), One(Stream(words)));
+    EXPECT_THROW((void)backend.Execute(call), InvariantError);
+    call = ReducescatterCall(Sum(), One(Stream(words)), ByteStream());
+    EXPECT_THROW((void)backend.Execute(call), InvariantError);
     return Status::Ok();
   });
 }
@@ -227,12 +293,37 @@ TEST(ShmBackendFailure, ARankThatNeverComesIsNamed) {
     CollectiveCall call = AllgatherCall(Stream(in), {Stream(a), Stream(b), Stream(c)});
     return backend.Execute(call);
   });
+  ShmGroup exchanging(3, 256, kPatience);
+  ExpectStall(exchanging, "alltoall", [&](int, ShmBackend& backend) {
+    std::vector<Words> memory(6, Words(1));
+    CollectiveCall call = AlltoallCall(std::vector<std::uint64_t>(9, 4),
+                                       {Stream(memory[0]), Stream(memory[1]), Stream(memory[2])},
+                                       {Stream(memory[3]), Stream(memory[4]), Stream(memory[5])});
+    return backend.Execute(call);
+  });
+  ShmGroup scattering(3, 256, kPatience);
+  ExpectStall(scattering, "reducescatter", [&](int, ShmBackend& backend) {
+    Words a(1), b(1), c(1), out(1);
+    CollectiveCall call = ReducescatterCall(Sum(), {Stream(a), Stream(b), Stream(c)}, Stream(out));
+    return backend.Execute(call);
+  });
   ShmGroup receiving(3, 256, kPatience);
   ExpectStall(receiving, "broadcast", [&](int, ShmBackend& backend) {
     Words words(1);
     CollectiveCall call = BroadcastCall(2, 3, {}, Stream(words));
     return backend.Execute(call);
   });
+}
+
+TEST(ShmBackendFailure, RanksOfAProcessSetAreNamedAsTheJobKnowsThem) {
+  auto board = Board::Create({.size = 2, .window_bytes = 256}).value();
+  ShmBackend backend(board, {.rank = 0, .patience = kPatience, .names = RankNames({3, 17})});
+  Words words(1);
+  CollectiveCall call = AllreduceCall(Sum(), 2, Stream(words), Stream(words));
+  const Status status = backend.Execute(call);
+  EXPECT_EQ(status.code(), StatusCode::kStalled);
+  EXPECT_NE(status.message().find("rank 17 ("), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("Rank 3 gives up"), std::string::npos) << status.message();
 }
 
 TEST(ShmBackendFailure, ARootNamesTheReaderThatLags) {

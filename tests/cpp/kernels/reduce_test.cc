@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <complex>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -142,6 +143,29 @@ TEST(Reduce, TreatsBoolAsTruth) {
     EXPECT_EQ(Reduced(ReduceSpec{.dtype = DType::kBool, .op = op}, ranks),
               (std::vector<std::uint8_t>{0, 0, 1, 1}));
   }
+}
+
+TEST(Reduce, AddsComplexNumbersByComponent) {
+  using Complex = std::complex<float>;
+  const ReduceSpec sum{.dtype = DType::kComplex64};
+  EXPECT_EQ(ReducedOne<Complex>(sum, {{1, 2}, {-3, 4}, {0.5f, -6}}), (Complex{-1.5f, 0}));
+  const ReduceSpec mean{.dtype = DType::kComplex128, .op = ReduceOp::kAverage, .divisor = 2};
+  using Wide = std::complex<double>;
+  EXPECT_EQ(Reduced<Wide>(mean, {{{1, 2}, {8, 0}}, {{3, -4}, {0, 8}}}),
+            (std::vector<Wide>{{2, -1}, {4, 4}}));
+}
+
+TEST(Reduce, RoundsEightBitFloatsOnce) {
+  const ReduceSpec sum{.dtype = DType::kFloat8E4M3FN};
+  const std::uint8_t sixteen = 0x58, one = 0x38, large = 0x7E;
+  // Next to 16 the step is 2: 17 is a middle and goes to even, 18 is there.
+  EXPECT_EQ(ReducedOne<std::uint8_t>(sum, {sixteen, one}), sixteen);
+  EXPECT_EQ(ReducedOne<std::uint8_t>(sum, {sixteen, one, one}), sixteen + 1);
+  // 448 is the largest; the sum leaves the range, the average does not.
+  EXPECT_EQ(ReducedOne<std::uint8_t>(sum, {large, large}), large);
+  const ReduceSpec mean{.dtype = DType::kFloat8E5M2, .op = ReduceOp::kAverage, .divisor = 2};
+  EXPECT_EQ(ReducedOne<std::uint8_t>(mean, {0x7B, 0x7B}), 0x7B);
+  EXPECT_EQ(ReducedOne<std::uint8_t>({.dtype = DType::kFloat8E5M2}, {0x7B, 0x7B}), 0x7C);
 }
 
 TEST(Reduce, CopiesASingleSource) {

@@ -12,6 +12,7 @@
 
 #include "hora/kernels/reduce.h"
 #include "hora/tensor/half.h"
+#include "kernels/reference_float8.h"
 
 namespace hora {
 
@@ -128,6 +129,16 @@ std::vector<std::byte> ReduceHalves(const ReduceSpec& spec,
   });
 }
 
+inline std::vector<std::byte> ReduceEights(const ReduceSpec& spec,
+                                           std::span<const std::byte* const> sources,
+                                           std::size_t count) {
+  return ForEachElement<std::uint8_t>(sources, count, [&](const std::vector<std::uint8_t>& bits) {
+    std::vector<float> operands;
+    for (const std::uint8_t x : bits) operands.push_back(Float8ToFloat(spec.dtype, x));
+    return FloatToFloat8(spec.dtype, ReduceFloats(spec, operands));
+  });
+}
+
 template <class T>
 std::vector<std::byte> ReduceNumbers(const ReduceSpec& spec,
                                      std::span<const std::byte* const> sources, std::size_t count) {
@@ -173,6 +184,15 @@ inline std::vector<std::byte> ReferenceReduce(const ReduceSpec& spec,
       return ReduceNumbers<float>(spec, sources, count);
     case DType::kFloat64:
       return ReduceNumbers<double>(spec, sources, count);
+    case DType::kComplex64:
+      return ReduceNumbers<float>(spec, sources, 2 * count);
+    case DType::kComplex128:
+      return ReduceNumbers<double>(spec, sources, 2 * count);
+    case DType::kFloat8E4M3FN:
+    case DType::kFloat8E4M3FNUZ:
+    case DType::kFloat8E5M2:
+    case DType::kFloat8E5M2FNUZ:
+      return ReduceEights(spec, sources, count);
     default:
       return ForEachElement<std::uint8_t>(
           sources, count, [&](const auto& operands) { return ReduceTruths(spec, operands); });
