@@ -89,8 +89,11 @@ def _flags(root: Any, options: Mapping[str, int]) -> Iterator[tuple[str, Any, An
     """Every setting as (flag, key node, value node)."""
     for key, value in _pairs(root):
         name = str(key.value)
-        if name in _SECTIONS and type(value).__name__ == "MappingNode":
+        if name in _SECTIONS and (_is_empty(value) or type(value).__name__ == "MappingNode"):
             yield from _section(name, value)
+        elif name in _SECTIONS and f"--{name}" not in options:
+            keys = ", ".join(_SECTIONS[name][1])
+            raise _Mistake(key, f"{name} is a section with the keys {keys}")
         elif name == "controller":
             if str(value.value).lower() not in _CONTROLLERS:
                 kinds = ", ".join(_CONTROLLERS)
@@ -102,7 +105,8 @@ def _flags(root: Any, options: Mapping[str, int]) -> Iterator[tuple[str, Any, An
             if flag is None or flag == "--config-file":
                 known = [*_SECTIONS, "controller", *(option.lstrip("-") for option in options)]
                 raise _Mistake(key, f"unknown key {name}{did_you_mean(name, known)}")
-            yield flag, key, value
+            if not _is_empty(value):
+                yield flag, key, value
 
 
 def _section(section: str, node: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -112,15 +116,20 @@ def _section(section: str, node: Any) -> Iterator[tuple[str, Any, Any]]:
             hint = did_you_mean(str(key.value), keys) or f" (it has {', '.join(keys)})"
             raise _Mistake(key, f"{section} has no key {key.value}{hint}")
         name = str(key.value).replace("_", "-")
-        yield (prefix[:-1] if name == "enabled" else prefix + name), key, value
+        if not _is_empty(value):
+            yield (prefix[:-1] if name == "enabled" else prefix + name), key, value
 
 
 def _pairs(node: Any) -> list[tuple[Any, Any]]:
-    if node is None or node.tag == _NULL:
+    if node is None or _is_empty(node):
         return []
     if type(node).__name__ != "MappingNode":
         raise _Mistake(node, "expected lines of the form 'key: value'")
-    return [(key, value) for key, value in node.value if value.tag != _NULL]
+    return list(node.value)
+
+
+def _is_empty(node: Any) -> bool:
+    return bool(node.tag == _NULL)
 
 
 def _with_value(flag: str, value: Any, options: Mapping[str, int]) -> list[str]:

@@ -195,8 +195,8 @@ def add_horovods_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, action=_ElasticOnly, help=argparse.SUPPRESS)
     for unused in UNUSED:
         group.add_argument(
-            *unused.flags, dest="unused", action=_NoteUnused, nargs=len(unused.values),
-            unused=unused, help=argparse.SUPPRESS,
+            *unused.flags, dest="unused", action=_NoteUnused, unused=unused,
+            help=argparse.SUPPRESS,
         )  # fmt: skip
     shown = ", ".join(unused.flags[0] for unused in UNUSED)
     group.description = f"Accepted without effect: {shown}."
@@ -226,8 +226,8 @@ def notes_on(given: argparse.Namespace) -> list[str]:
 class _NoteUnused(argparse.Action):
     """Checks the values, and remembers the flag and why it does nothing."""
 
-    def __init__(self, *args: Any, unused: Unused, nargs: int, **kwargs: Any) -> None:
-        super().__init__(*args, nargs=nargs, **kwargs)
+    def __init__(self, *, unused: Unused, **kwargs: Any) -> None:
+        super().__init__(nargs=len(unused.values), **kwargs)
         self._unused = unused
 
     def __call__(

@@ -31,6 +31,7 @@ class OptionParser(argparse.ArgumentParser):
     """Raises instead of exiting, and knows how many values each option takes."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        """What argparse calls for every mistake."""
         raise UsageError(message)
 
     def options(self) -> dict[str, int]:
@@ -122,9 +123,8 @@ def split_command(argv: Sequence[str], options: Mapping[str, int]) -> tuple[list
         count = options[name]
         values, rest = rest[:count], rest[count:]
         if len(values) < count:
-            raise UsageError(
-                f"option {name} needs {'a value' if count == 1 else f'{count} values'}"
-            )
+            what = "a value" if count == 1 else f"{count} values"
+            raise UsageError(f"option {name} needs {what}")
         # A single value becomes part of the word, so that it may start with a dash.
         ours += [f"{name}={values[0]}"] if count == 1 else [name, *values]
     return ours, rest

@@ -22,7 +22,7 @@ def environment(**changes: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in dropped and not name.startswith(("HORA_", "TORCHELASTIC_"))
+        if name not in dropped and not name.startswith(("HORA_", "HOROVOD_", "TORCHELASTIC_"))
     }
     return {**kept, "PYTHONPATH": str(PACKAGE_ROOT), **changes}
 
