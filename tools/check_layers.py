@@ -18,7 +18,7 @@ from source_tree import Problem, SourceFile, read_tree, run_check
 
 TABLE = Path("csrc/hora/CMakeLists.txt")
 TABLE_LINE = re.compile(
-    r"^hora_(?:library|python_module)\((?:_\w+\s+)?(\w+)(?:\s+DEPENDS([\w\s]*))?\)"
+    r"^hora_(?:library|python_module|torch_module)\((?:_\w+\s+)?(\w+)(?:\s+DEPENDS([\w\s]*))?\)"
 )
 
 # Lower layers first. Folders of one layer may use each other only below the stages.

@@ -1,0 +1,201 @@
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hora/base/format.h"
+#include "hora/bindings/bind.h"
+#include "hora/bindings/instance.h"
+#include "hora/torch_ops/engine_api.h"
+
+namespace hora::bindings {
+namespace {
+
+namespace py = pybind11;
+
+constexpr Duration kSignalCheckInterval = std::chrono::milliseconds(100);
+
+// Owns what a HoraResult points to.
+struct Outcome {
+  std::shared_ptr<Handle> handle;
+  std::string error;
+};
+
+// Names of operations without one: "allreduce.compiled.3", counted for each kind and process set
+// of one engine, so that ranks which start anew start alike. Guarded by the GIL.
+class CompiledNames {
+ public:
+  std::string Claim(const std::shared_ptr<Engine>& engine, const HoraCall& call) {
+    if (engine_.lock() != engine) next_.clear();
+    engine_ = engine;
+    std::uint32_t& next = next_[{call.kind, call.process_set}];
+    return fmt::format("{}.compiled.{}", ToString(static_cast<OpKind>(call.kind)), next++ % kRing);
+  }
+
+  // For a refused operation, of which the other ranks know nothing.
+  void GiveBack(const HoraCall& call) { --next_[{call.kind, call.process_set}]; }
+
+ private:
+  static constexpr std::uint32_t kRing = 256;
+
+  std::weak_ptr<Engine> engine_;
+  std::map<std::pair<std::int32_t, std::int32_t>, std::uint32_t> next_;
+};
+
+CompiledNames& Names() {
+  static auto* names = new CompiledNames();
+  return *names;
+}
+
+TensorView ViewOf(const HoraTensor& tensor) {
+  return {.data = static_cast<std::byte*>(tensor.data),
+          .dtype = static_cast<DType>(tensor.dtype),
+          .shape = Shape(std::vector<std::int64_t>(tensor.dims, tensor.dims + tensor.ndim))};
+}
+
+TensorEntry TensorsOf(const HoraCall& call) {
+  TensorEntry entry;
+  OpParams& params = entry.request.params;
+  for (std::size_t i = 0; i < call.tensor_count; ++i) {
+    TensorPair pair{.input = ViewOf(call.inputs[i])};
+    if (call.outputs != nullptr) pair.output = ViewOf(call.outputs[i]);
+    if (i == 0) {
+      params.dtype = pair.input.dtype;
+      params.shape = pair.input.shape;
+      entry.input = std::move(pair.input);
+      entry.output = std::move(pair.output);
+    } else {
+      params.rest.push_back({pair.input.dtype, pair.input.shape});
+      entry.rest.push_back(std::move(pair));
+    }
+  }
+  return entry;
+}
+
+// -1 when the rank is not in the set.
+int PlaceOf(int global_rank, const ProcessSet& set) {
+  if (set.names().is_global()) return global_rank;
+  const std::vector<int>& ranks = set.names().global_ranks();
+  const auto found = std::find(ranks.begin(), ranks.end(), global_rank);
+  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
+}
+
+TensorEntry EntryOf(const HoraCall& call, const ProcessSet& set) {
+  TensorEntry entry = TensorsOf(call);
+  OpParams& params = entry.request.params;
+  params.kind = static_cast<OpKind>(call.kind);
+  switch (params.kind) {
+    case OpKind::kAllreduce:
+    case OpKind::kReducescatter:
+      params.reduce_op = static_cast<ReduceOp>(call.reduce_op);
+      params.prescale = call.prescale;
+      params.postscale = call.postscale;
+      break;
+    case OpKind::kBroadcast:
+      params.root_rank = PlaceOf(call.root_rank, set);
+      break;
+    case OpKind::kAllgather:
+    case OpKind::kAlltoall:
+      if (params.shape.rank() == 0) break;  // refused soon
+      if (params.kind == OpKind::kAllgather) entry.request.first_dims = {params.shape.dim(0)};
+      params.shape = params.shape.WithFirstDim(0);
+      entry.splits.assign(call.splits, call.splits + call.split_count);
+      break;
+    case OpKind::kBarrier:
+    case OpKind::kJoin:
+      break;
+  }
+  return entry;
+}
+
+// The GIL is held and stays so, but for the wait. Null: `outcome` says why not.
+std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Outcome& outcome) {
+  const std::shared_ptr<Engine> engine = CurrentEngine();
+  Result<std::shared_ptr<ProcessSet>> set = engine->Find(call.process_set);
+  if (!set) {
+    outcome.error = set.error().message();
+    return nullptr;
+  }
+  TensorEntry entry = EntryOf(call, **set);
+  const bool unnamed = *call.name == '\0';
+  entry.request.name = unnamed ? Names().Claim(engine, call) : call.name;
+  entry.handle = std::make_shared<Handle>(entry.request.name);
+  outcome.handle = entry.handle;
+  const Status status = (*set)->Submit(std::move(entry), /*will_wait=*/true);
+  if (status.ok()) return std::move(*set);
+  if (unnamed) Names().GiveBack(call);
+  outcome.error = status.message();
+  return nullptr;
+}
+
+// False when a signal's handler raised. The exception cannot pass through LibTorch, so it is told
+// in the error; a Ctrl-C is raised again as soon as Python runs.
+bool WaitFor(ProcessSet& set, Outcome& outcome) {
+  const Handle& handle = *outcome.handle;
+  while (!handle.done()) {
+    {
+      const py::gil_scoped_release release;
+      set.Wait(handle, SteadyClock::Instance().Now() + kSignalCheckInterval);
+    }
+    if (handle.done() || PyErr_CheckSignals() == 0) continue;
+    const py::error_already_set raised;
+    outcome.error = fmt::format("'{}' was interrupted: {}", handle.name(), raised.what());
+    if (raised.matches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
+    return false;
+  }
+  outcome.error = handle.status().message();
+  return true;
+}
+
+void Run(const HoraCall* call, HoraResult* result) {
+  const py::gil_scoped_acquire gil;
+  auto outcome = std::make_unique<Outcome>();
+  try {
+    if (const std::shared_ptr<ProcessSet> set = Submit(*call, *outcome)) {
+      result->running = !WaitFor(*set, *outcome);
+    }
+  } catch (const std::exception& failure) {  // not initialised
+    outcome->error = failure.what();
+  }
+  if (!outcome->error.empty()) {
+    result->error = outcome->error.c_str();
+  } else if (!outcome->handle->gathered().empty()) {
+    const Gathered& gathered = *outcome->handle->gathered().front();
+    result->data = gathered.bytes().data();
+    result->bytes = gathered.bytes().size();
+    result->rows = gathered.rows_by_rank().data();
+    result->row_count = gathered.rows_by_rank().size();
+  }
+  result->owner = outcome.release();
+}
+
+void Release(HoraResult* result) {
+  delete static_cast<Outcome*>(result->owner);
+  *result = {};
+}
+
+bool FindPlace(std::int32_t process_set, std::int32_t* rank, std::int32_t* size) {
+  const py::gil_scoped_acquire gil;
+  if (!HasEngine()) return false;
+  const Result<std::shared_ptr<ProcessSet>> set = CurrentEngine()->Find(process_set);
+  if (!set) return false;
+  *rank = (*set)->rank();
+  *size = (*set)->size();
+  return true;
+}
+
+constexpr HoraEngineApi kApi{
+    .version = HORA_ENGINE_API_VERSION, .place = FindPlace, .run = Run, .release = Release};
+
+}  // namespace
+
+void BindTorchOps(py::module_& module) {
+  module.def("torch_ops_api", [] { return reinterpret_cast<std::uintptr_t>(&kApi); });
+}
+
+}  // namespace hora::bindings

@@ -1,0 +1,147 @@
+// torch.ops.hora.*: schemas and CPU kernels. How their results look without running (fake kernels)
+// and their gradients are in python/hora/torch/operators.py.
+//
+// Whatever differs between ranks and shows in a result's shape or gradient is an argument, so that
+// no two ranks can have the same graph and mean different things by it: compilers keep what they
+// have made of a graph, and hand it to all processes of a host.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <numeric>
+#include <stdexcept>
+#include <tuple>
+
+#include "hora/base/format.h"
+#include "hora/tensor/dtype.h"
+#include "hora/torch_ops/engine_call.h"
+
+namespace hora::torch_ops {
+namespace {
+
+[[noreturn]] void Refuse(const Terms& terms, const std::string& problem) {
+  const std::string name = terms.name.empty() ? "" : fmt::format(" '{}'", terms.name);
+  throw std::runtime_error(fmt::format("{}{}: {}", ToString(terms.kind), name, problem));
+}
+
+std::vector<Tensor> GroupedAllreduce(std::vector<Tensor> inputs, std::string name, std::int64_t op,
+                                     double prescale, double postscale, std::int64_t process_set) {
+  std::vector<Tensor> outputs;
+  for (const Tensor& input : inputs) outputs.push_back(EmptyDense(input));
+  return RunInto({.kind = OpKind::kAllreduce,
+                  .name = std::move(name),
+                  .process_set = process_set,
+                  .reduce_op = op,
+                  .prescale = prescale,
+                  .postscale = postscale},
+                 std::move(inputs), std::move(outputs));
+}
+
+Tensor Allreduce(Tensor input, std::string name, std::int64_t op, double prescale, double postscale,
+                 std::int64_t process_set) {
+  return GroupedAllreduce({std::move(input)}, std::move(name), op, prescale, postscale, process_set)
+      .front();
+}
+
+Tensor Broadcast(Tensor input, std::int64_t root_rank, bool is_root, std::string name,
+                 std::int64_t process_set) {
+  const Terms terms{.kind = OpKind::kBroadcast,
+                    .name = std::move(name),
+                    .process_set = process_set,
+                    .root_rank = root_rank};
+  if (is_root != (PlaceIn(0).rank == root_rank)) {
+    Refuse(terms, "this graph was compiled for another rank; compile the model after hvd.init()");
+  }
+  return RunInto(terms, {input}, {EmptyDense(input)}).front();
+}
+
+Tensor Allgather(Tensor input, std::int64_t rows, std::string name, std::int64_t process_set) {
+  const Terms terms{
+      .kind = OpKind::kAllgather, .name = std::move(name), .process_set = process_set};
+  Gathered gathered = RunGathering(terms, input);
+  if (gathered.tensor.size(0) != rows) {
+    Refuse(terms,
+           fmt::format("ranks brought {} rows, and the compiled graph expects {} in all: in a "
+                       "compiled graph every rank must bring the same number of rows. Pad them, or "
+                       "gather outside of the compiled function",
+                       fmt::join(gathered.rows, ", "), rows));
+  }
+  return std::move(gathered.tensor);
+}
+
+Tensor Reducescatter(Tensor input, std::int64_t rows, std::string name, std::int64_t op,
+                     double prescale, double postscale, std::int64_t process_set) {
+  const Terms terms{.kind = OpKind::kReducescatter,
+                    .name = std::move(name),
+                    .process_set = process_set,
+                    .reduce_op = op,
+                    .prescale = prescale,
+                    .postscale = postscale};
+  const Place place = PlaceIn(process_set);
+  const std::int64_t share = (input.size(0) + place.size - 1 - place.rank) / place.size;
+  if (rows != share) {
+    Refuse(terms, fmt::format("{} rows were expected for this rank, and its share is {}; compile "
+                              "the model after hvd.init()",
+                              rows, share));
+  }
+  return RunInto(terms, {input}, {EmptyRows(input, rows)}).front();
+}
+
+// `rows` < 0: as many as come.
+std::tuple<Tensor, Tensor> Alltoall(Tensor input, Tensor splits, std::int64_t rows,
+                                    std::string name, std::int64_t process_set) {
+  const Terms terms{.kind = OpKind::kAlltoall, .name = std::move(name), .process_set = process_set};
+  const Tensor counts = torch::stable::contiguous(torch::stable::to(splits, ScalarType::Long));
+  const auto* first = static_cast<const std::int64_t*>(counts.data_ptr());
+  const std::span<const std::int64_t> to_each(first, static_cast<std::size_t>(counts.numel()));
+  const std::int64_t sent = std::accumulate(to_each.begin(), to_each.end(), std::int64_t{0});
+  if (sent > input.size(0)) {
+    Refuse(terms,
+           fmt::format("splits add up to {}, but the tensor has {} rows", sent, input.size(0)));
+  }
+  Gathered gathered = RunGathering(terms, torch::stable::narrow(input, 0, 0, sent), to_each);
+  if (rows >= 0 && gathered.tensor.size(0) != rows) {
+    Refuse(terms, fmt::format("{} rows came back, not {}", gathered.tensor.size(0), rows));
+  }
+  const std::vector<std::int64_t> dims = {static_cast<std::int64_t>(gathered.rows.size())};
+  Tensor received = torch::stable::new_empty(counts, dims);
+  std::copy(gathered.rows.begin(), gathered.rows.end(),
+            static_cast<std::int64_t*>(received.data_ptr()));
+  return {std::move(gathered.tensor), torch::stable::to(received, ScalarType::Int)};
+}
+
+}  // namespace
+}  // namespace hora::torch_ops
+
+extern "C" __attribute__((visibility("default"))) bool hora_connect_torch_ops(
+    const HoraEngineApi* api) {
+  if (api != nullptr && api->version != HORA_ENGINE_API_VERSION) return false;
+  hora::torch_ops::Connect(api);
+  return true;
+}
+
+STABLE_TORCH_LIBRARY(hora, library) {
+  library.def(
+      "allreduce(Tensor input, str name, int op, float prescale, float postscale, "
+      "int process_set) -> Tensor");
+  library.def(
+      "grouped_allreduce(Tensor[] inputs, str name, int op, float prescale, float postscale, "
+      "int process_set) -> Tensor[]");
+  library.def(
+      "broadcast(Tensor input, int root_rank, bool is_root, str name, int process_set) -> Tensor");
+  library.def("allgather(Tensor input, SymInt rows, str name, int process_set) -> Tensor");
+  library.def(
+      "reducescatter(Tensor input, SymInt rows, str name, int op, float prescale, "
+      "float postscale, int process_set) -> Tensor");
+  library.def(
+      "alltoall(Tensor input, Tensor splits, SymInt rows, str name, int process_set) "
+      "-> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hora, CPU, library) {
+  library.impl("allreduce", TORCH_BOX(&hora::torch_ops::Allreduce));
+  library.impl("grouped_allreduce", TORCH_BOX(&hora::torch_ops::GroupedAllreduce));
+  library.impl("broadcast", TORCH_BOX(&hora::torch_ops::Broadcast));
+  library.impl("allgather", TORCH_BOX(&hora::torch_ops::Allgather));
+  library.impl("reducescatter", TORCH_BOX(&hora::torch_ops::Reducescatter));
+  library.impl("alltoall", TORCH_BOX(&hora::torch_ops::Alltoall));
+}
