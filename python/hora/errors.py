@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __all__ = [
     "HoraError",
+    "HorovodVersionMismatchError",
+    "HostsUpdatedInterrupt",
     "InternalError",
     "MismatchError",
     "NotInitializedError",
@@ -61,3 +63,30 @@ class ResourceError(HoraError):
 
 class InternalError(HoraError):
     """A broken invariant of hora itself: please report it."""
+
+
+class HostsUpdatedInterrupt(RuntimeError):
+    """Hosts were added or removed: a script that catches it starts over with the new ranks.
+
+    ``skip_sync``: only removals, so the state of the ranks that are left needs no broadcast.
+    Nothing raises it in this version, which has no elastic training.
+    """
+
+    def __init__(self, skip_sync: bool = False) -> None:
+        super().__init__("the hosts of this job have changed")
+        self.skip_sync = skip_sync
+
+
+class HorovodVersionMismatchError(ImportError):
+    """Horovod's for one that was built for another PyTorch; hora is built for none.
+
+    Nothing raises it; the name is here for scripts that catch it.
+    """
+
+    def __init__(self, name: str, version: str, installed_version: str | None) -> None:
+        super().__init__(
+            f"{name} {installed_version} is installed, but this was built for {name} {version}"
+        )
+        self.name = name
+        self.version = version
+        self.installed_version = installed_version

@@ -13,14 +13,18 @@ from hora.errors import HoraError
 if TYPE_CHECKING:
     from hora._core import Handle
 
-__all__ = ["NameRing", "ReduceOp", "forget_names"]
+__all__ = ["NameRing", "NameRings", "ReduceOp", "forget_names"]
 
 
 class ReduceOp(enum.IntEnum):
-    """How allreduce combines the ranks' values; the numbers are Horovod's (2 is Adasum's)."""
+    """How allreduce and reducescatter combine the ranks' values; the numbers are Horovod's.
+
+    ``ADASUM`` (allreduce only) adds what is orthogonal and averages what is parallel.
+    """
 
     AVERAGE = 0
     SUM = 1
+    ADASUM = 2
     MIN = 3
     MAX = 4
     PRODUCT = 5
@@ -40,13 +44,11 @@ class NameRing:
     """
 
     SLOTS = 256
-    _all: ClassVar[weakref.WeakSet[NameRing]] = weakref.WeakSet()
 
     def __init__(self, kind: str) -> None:
         self.names = tuple(f"{kind}.noname.{slot}" for slot in range(self.SLOTS))
         self._open: list[Handle | None] = [None] * self.SLOTS
         self._numbers = itertools.count()
-        NameRing._all.add(self)
 
     def claim(self) -> int:
         """Returns the next slot, an index into ``names``; may wait for its last operation."""
@@ -87,7 +89,36 @@ class NameRing:
             self._open[slot] = None
 
 
-def forget_names() -> None:
-    """Resets every ring; called when the process joins a group."""
-    for ring in NameRing._all:
-        ring.forget()
+class NameRings(dict[int, NameRing]):
+    """The rings of one kind of operation, by process set: each set counts for itself.
+
+    The ring of a set is made when it is first asked for. That of the global set, 0, stays the same
+    object for the life of the process.
+    """
+
+    _all: ClassVar[weakref.WeakSet[NameRings]] = weakref.WeakSet()
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        NameRings._all.add(self)
+
+    def __missing__(self, process_set: int) -> NameRing:
+        return self.setdefault(process_set, NameRing(self.kind))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+
+def forget_names(process_set: int | None = None) -> None:
+    """Numbers unnamed operations from 0 again, in one process set or (None) in all.
+
+    Called on every rank at the same point: when the process joins a group, and after ``join()``,
+    before which some ranks have submitted more than others.
+    """
+    for rings in NameRings._all:
+        for number in list(rings) if process_set is None else [process_set]:
+            if number == 0:
+                rings[0].forget()
+            else:
+                rings.pop(number, None)

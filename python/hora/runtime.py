@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 # Only now, as they would fail with a worse message.
-from hora.process_sets import (  # noqa: E402
+from hora.process_sets import (
     ProcessSet,
     add_process_sets,
     forget_process_sets,
@@ -79,6 +79,9 @@ def init(
         if is_new:
             _join(comm)
         try:
+            trace = timeline_path(os.environ, _core.topology().rank) if is_new else None
+            if trace is not None:
+                _core.start_timeline(str(trace), marks_cycles(os.environ))
             if new_sets := [one for one in sets if getattr(one, "process_set_id", None) is None]:
                 add_process_sets(new_sets)
         except BaseException:
@@ -90,7 +93,6 @@ def init(
 def _join(comm: Iterable[int] | Any) -> None:
     place = bootstrap.detect(os.environ, timeout=_start_timeout())
     _check_comm(comm, place.size)
-    trace = timeline_path(os.environ, place.rank)
     topology = _core.Topology(
         place.rank,
         place.size,
@@ -103,8 +105,6 @@ def _join(comm: Iterable[int] | Any) -> None:
     _core.init(topology, place.rendezvous, place.key, listen_fd)
     forget_names()
     _watch_exit()
-    if trace is not None:
-        _core.start_timeline(str(trace), marks_cycles(os.environ))
 
 
 def _check_comm(comm: Iterable[int] | Any, size: int) -> None:

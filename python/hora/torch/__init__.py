@@ -19,9 +19,17 @@ from __future__ import annotations
 import difflib
 from typing import NoReturn
 
-from hora.data import DistributedDataLoader, DistributedSampler
+from hora import introspection
+from hora.data import (
+    AsyncDataLoaderMixin,
+    BaseDataLoader,
+    DistributedDataLoader,
+    DistributedSampler,
+)
 from hora.errors import (
     HoraError,
+    HorovodVersionMismatchError,
+    HostsUpdatedInterrupt,
     InternalError,
     MismatchError,
     NotInitializedError,
@@ -32,6 +40,24 @@ from hora.errors import (
     UsageError,
     WaitTimeoutError,
 )
+from hora.introspection import (
+    ccl_built,
+    cuda_built,
+    ddl_built,
+    debug_state,
+    gloo_built,
+    gloo_enabled,
+    is_homogeneous,
+    mpi_built,
+    mpi_enabled,
+    mpi_threads_supported,
+    nccl_built,
+    rocm_built,
+    set_log_level,
+    start_timeline,
+    stop_timeline,
+)
+from hora.process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
 from hora.runtime import (
     cross_rank,
     cross_size,
@@ -43,59 +69,102 @@ from hora.runtime import (
     shutdown,
     size,
 )
+from hora.torch import elastic
+from hora.torch.barriers import barrier, join
+from hora.torch.compression import Compression, Compressor
+from hora.torch.exchanges import (
+    allgather,
+    allgather_async,
+    alltoall,
+    alltoall_async,
+    reducescatter,
+    reducescatter_async,
+)
+from hora.torch.grouped import (
+    grouped_allgather,
+    grouped_allgather_async,
+    grouped_allreduce,
+    grouped_allreduce_,
+    grouped_allreduce_async,
+    grouped_allreduce_async_,
+    grouped_reducescatter,
+    grouped_reducescatter_async,
+)
 from hora.torch.handle import Handle, poll, synchronize
-from hora.torch.objects import broadcast_object, metric_average
+from hora.torch.learning_rate import scale_lr, warmup
+from hora.torch.metrics import DistributedLossReducer, Metric, MetricAverager
+from hora.torch.objects import allgather_object, broadcast_object, metric_average
 from hora.torch.operations import (
+    Adasum,
     Average,
     Max,
     Min,
     Product,
     Sum,
-    allgather,
-    allgather_async,
     allreduce,
     allreduce_,
     allreduce_async,
     allreduce_async_,
-    barrier,
     broadcast,
     broadcast_,
     broadcast_async,
     broadcast_async_,
 )
 from hora.torch.optimizer import DistributedOptimizer
+from hora.torch.primary import device, is_primary, print_rank0, save_on_primary, set_device
+from hora.torch.sparse import sparse_allreduce_async
 from hora.torch.state import broadcast_optimizer_state, broadcast_parameters
+from hora.torch.sync_batch_norm import SyncBatchNorm, convert_sync_batchnorm
+
+# The function, not the module hora.torch.metrics, which the imports above have bound to this name.
+metrics = introspection.metrics
 
 # Horovod's name for the base of all errors.
 HorovodInternalError = HoraError
 
 __all__ = [
+    "Adasum",
+    "AsyncDataLoaderMixin",
     "Average",
+    "BaseDataLoader",
+    "Compression",
+    "Compressor",
     "DistributedDataLoader",
+    "DistributedLossReducer",
     "DistributedOptimizer",
     "DistributedSampler",
     "Handle",
     "HoraError",
     "HorovodInternalError",
+    "HorovodVersionMismatchError",
+    "HostsUpdatedInterrupt",
     "InternalError",
     "Max",
+    "Metric",
+    "MetricAverager",
     "Min",
     "MismatchError",
     "NotInitializedError",
     "PeerFailedError",
+    "ProcessSet",
     "Product",
     "ResourceError",
     "ShutDownError",
     "StallError",
     "Sum",
+    "SyncBatchNorm",
     "UsageError",
     "WaitTimeoutError",
+    "add_process_set",
     "allgather",
     "allgather_async",
+    "allgather_object",
     "allreduce",
     "allreduce_",
     "allreduce_async",
     "allreduce_async_",
+    "alltoall",
+    "alltoall_async",
     "barrier",
     "broadcast",
     "broadcast_",
@@ -104,65 +173,61 @@ __all__ = [
     "broadcast_object",
     "broadcast_optimizer_state",
     "broadcast_parameters",
+    "ccl_built",
+    "convert_sync_batchnorm",
     "cross_rank",
     "cross_size",
+    "cuda_built",
+    "ddl_built",
+    "debug_state",
+    "device",
+    "elastic",
+    "global_process_set",
+    "gloo_built",
+    "gloo_enabled",
+    "grouped_allgather",
+    "grouped_allgather_async",
+    "grouped_allreduce",
+    "grouped_allreduce_",
+    "grouped_allreduce_async",
+    "grouped_allreduce_async_",
+    "grouped_reducescatter",
+    "grouped_reducescatter_async",
     "init",
+    "is_homogeneous",
     "is_initialized",
+    "is_primary",
+    "join",
     "local_rank",
     "local_size",
     "metric_average",
+    "metrics",
+    "mpi_built",
+    "mpi_enabled",
+    "mpi_threads_supported",
+    "nccl_built",
     "poll",
+    "print_rank0",
     "rank",
+    "reducescatter",
+    "reducescatter_async",
+    "remove_process_set",
+    "rocm_built",
+    "save_on_primary",
+    "scale_lr",
+    "set_device",
+    "set_log_level",
     "shutdown",
     "size",
+    "sparse_allreduce_async",
+    "start_timeline",
+    "stop_timeline",
     "synchronize",
+    "warmup",
 ]
-
-_NOT_YET = frozenset(
-    {
-        "Adasum",
-        "Compression",
-        "ProcessSet",
-        "SyncBatchNorm",
-        "add_process_set",
-        "allgather_object",
-        "alltoall",
-        "alltoall_async",
-        "ccl_built",
-        "cuda_built",
-        "ddl_built",
-        "elastic",
-        "global_process_set",
-        "gloo_built",
-        "gloo_enabled",
-        "grouped_allgather",
-        "grouped_allgather_async",
-        "grouped_allreduce",
-        "grouped_allreduce_",
-        "grouped_allreduce_async",
-        "grouped_allreduce_async_",
-        "grouped_reducescatter",
-        "grouped_reducescatter_async",
-        "is_homogeneous",
-        "join",
-        "mpi_built",
-        "mpi_enabled",
-        "mpi_threads_supported",
-        "nccl_built",
-        "reducescatter",
-        "reducescatter_async",
-        "remove_process_set",
-        "rocm_built",
-        "sparse_allreduce_async",
-        "start_timeline",
-        "stop_timeline",
-    }
-)
 
 
 def __getattr__(name: str) -> NoReturn:
-    if name in _NOT_YET:
-        raise AttributeError(f"hora.torch does not have Horovod's '{name}' yet")
     by_folded_name = {known.lower(): known for known in __all__}
     close = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.7)
     hint = f"; did you mean '{by_folded_name[close[0]]}'?" if close else ""

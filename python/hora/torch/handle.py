@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any, Generic, cast
 
 import torch
+from typing_extensions import TypeVar
 
 from hora import _core
 from hora.errors import HoraError, UsageError
@@ -13,11 +15,16 @@ from hora.ops import NameRing
 
 __all__ = ["Handle", "poll", "synchronize", "wait_all"]
 
+T = TypeVar("T", default=torch.Tensor)
+U = TypeVar("U")
 
-class Handle:
+
+class Handle(Generic[T]):
     """One operation under way; keeps its tensors alive until it is done.
 
-    Any thread may call. ``wait`` may be called again, and gives the same tensor (or error).
+    Its result is a tensor, of a grouped operation a list of tensors, of an alltoall a pair. Any
+    thread may call. ``wait`` may be called again, and gives the same result (or error). Calling the
+    handle is the same as ``wait()``.
     """
 
     __slots__ = ("__weakref__", "_core", "_finish", "_lock", "_result", "_ring", "_slot")
@@ -25,8 +32,8 @@ class Handle:
     def __init__(
         self,
         core: _core.Handle,
-        result: torch.Tensor | None,
-        finish: Callable[[], torch.Tensor] | None = None,
+        result: T | None,
+        finish: Callable[[], T] | None = None,
         ring: NameRing | None = None,
         slot: int = -1,
     ) -> None:
@@ -50,8 +57,8 @@ class Handle:
 
     poll = done
 
-    def wait(self, timeout: float | None = None) -> torch.Tensor | None:
-        """Blocks until the operation is done; returns its result (None for a barrier).
+    def wait(self, timeout: float | None = None) -> T:
+        """Blocks until the operation is done; returns its result.
 
         Raises the operation's error, or ``WaitTimeoutError`` after ``timeout`` seconds; the
         operation then goes on, and may be waited for again.
@@ -71,7 +78,15 @@ class Handle:
                 if self._finish is not None:
                     self._result = self._finish()
                     self._finish = None
-        return self._result
+        return cast(T, self._result)
+
+    def then(self, make: Callable[[T], U]) -> Handle[U]:
+        """Another handle on this operation, with the result that ``make`` makes of this one's."""
+        return Handle(self._core, None, lambda: make(self.wait()))
+
+    def __call__(self) -> T:
+        """The same as ``wait()``."""
+        return self.wait()
 
     def __repr__(self) -> str:
         return f"<Handle '{self.name}' {'done' if self.done() else 'under way'}>"
@@ -81,7 +96,7 @@ def _is_duration(seconds: object) -> bool:
     return hasattr(seconds, "__float__") and float(seconds) >= 0  # false for NaN
 
 
-def _checked(handle: Handle) -> Handle:
+def _checked(handle: Handle[T]) -> Handle[T]:
     if not isinstance(handle, Handle):
         raise UsageError(
             f"a Handle is needed, as the operations that end in _async return, not "
@@ -90,17 +105,17 @@ def _checked(handle: Handle) -> Handle:
     return handle
 
 
-def poll(handle: Handle) -> bool:
+def poll(handle: Handle[Any]) -> bool:
     """Whether ``synchronize(handle)`` would not block."""
     return _checked(handle).done()
 
 
-def synchronize(handle: Handle) -> torch.Tensor | None:
+def synchronize(handle: Handle[T]) -> T:
     """Waits for an asynchronous operation; returns its result, or raises its error."""
     return _checked(handle).wait()
 
 
-def wait_all(handles: Iterable[Handle]) -> None:
+def wait_all(handles: Iterable[Handle[Any]]) -> None:
     """Waits for every handle, and only then raises the first error, if there was one."""
     first: HoraError | None = None
     for handle in handles:

@@ -1,11 +1,13 @@
 """Collective operations on tensors, with Horovod's names and arguments.
 
-Every rank calls the same operation with the same ``name``; ranks may submit names in any order.
-Operations without a name meet in the order in which each rank submits them, per kind. Tensors are
-dense CPU tensors of any strides. Results are detached from autograd.
+Every rank of the process set calls the same operation with the same ``name``; ranks may submit
+names in any order. Operations without a name meet in the order in which each rank submits them, per
+kind and process set. Tensors are CPU tensors of any strides.
 
 Suffixes: ``_`` writes the result into the tensor it was given (under no_grad, also for leaves that
-require grad), ``_async`` returns a ``Handle`` at once; leave the tensor alone until it is done.
+require grad), ``_async`` returns a ``Handle`` at once; leave the tensor alone until it is done. The
+blocking operations without ``_`` are differentiable (see ``hora.torch.autograd``); results of the
+others are detached.
 
 All raise ``MismatchError`` on every rank when ranks disagree (shape, dtype, kind, op, root),
 ``StallError`` when a rank never comes, ``PeerFailedError`` when one dies, and ``UsageError``, which
@@ -14,37 +16,42 @@ is a ``ValueError`` too, for a call that cannot work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from hora import _core
 from hora.errors import UsageError
-from hora.ops import NameRing, ReduceOp
+from hora.ops import ReduceOp
+from hora.process_sets import ProcessSet, global_process_set, id_of
+from hora.torch.autograd import Gradient, differentiable, is_linear, needs_grad, no_gradient
+from hora.torch.compression import Compression, Compressor
 from hora.torch.handle import Handle
-from hora.torch.submission import (
+from hora.torch.kinds import (
     ALLREDUCE,
     BROADCAST,
     Terms,
-    mark_changed,
+    chosen_op,
+    passes,
+    reduction_terms,
     refusal,
-    start_allgather,
-    start_in_place,
-    start_out_of_place,
 )
+from hora.torch.sparse import is_sparse, start_sparse, start_sparse_in_place
+from hora.torch.submission import mark_changed, start_in_place, start_out_of_place
 from hora.torch.tensors import MOVABLE, NUMBERS, is_direct, is_plain
 
 __all__ = [
+    "Adasum",
     "Average",
     "Max",
     "Min",
     "Product",
     "Sum",
-    "allgather",
-    "allgather_async",
     "allreduce",
     "allreduce_",
     "allreduce_async",
     "allreduce_async_",
-    "barrier",
     "broadcast",
     "broadcast_",
     "broadcast_async",
@@ -54,6 +61,7 @@ __all__ = [
 
 Average = ReduceOp.AVERAGE
 Sum = ReduceOp.SUM
+Adasum = ReduceOp.ADASUM
 Min = ReduceOp.MIN
 Max = ReduceOp.MAX
 Product = ReduceOp.PRODUCT
@@ -65,24 +73,19 @@ _ALLREDUCE = _core.ALLREDUCE
 _BROADCAST = _core.BROADCAST
 _AVERAGE = int(ReduceOp.AVERAGE)
 _SUM = int(ReduceOp.SUM)
-_NUMBER_OF = {op: int(op) for op in ReduceOp}
+_ADASUM = int(ReduceOp.ADASUM)
 _claim_allreduce = ALLREDUCE.ring.claim
 _allreduce_names = ALLREDUCE.ring.names
 _claim_broadcast = BROADCAST.ring.claim
 _broadcast_names = BROADCAST.ring.names
-_barriers = NameRing("barrier")
+_no_compression = Compression.none
 
 
-def chosen_op(op: int | None, average: bool | None) -> int:
-    """The number of the reduction that the two arguments ask for; Average when they are None."""
-    if op is None:
-        return _AVERAGE if average is None or average else _SUM
-    if average is not None:
-        raise UsageError("give op or average, not both; average=False means op=Sum")
-    try:
-        return _NUMBER_OF[op]  # type: ignore[index]
-    except (KeyError, TypeError):  # what cannot be hashed is no op either
-        raise UsageError(f"op={op!r} is none of Average, Sum, Min, Max and Product") from None
+def _op_of(op: int, tensor: torch.Tensor) -> int:
+    number = chosen_op(op)
+    if number == _ADASUM:
+        passes(ALLREDUCE, None, tensor, Terms(number))  # refuses integers
+    return number
 
 
 def allreduce_(  # noqa: PLR0917 - Horovod's signature
@@ -92,18 +95,25 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     op: int | None = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
 ) -> torch.Tensor:
-    """Replaces the tensor's values, on every rank, by their reduction over all ranks; returns it.
+    """Replaces the tensor's values by their reduction over the ranks of the set; returns it.
 
-    ``op`` is Average (default), Sum, Min, Max or Product; ``average=False`` is Horovod's old word
-    for Sum. Values are multiplied by ``prescale_factor`` before and by ``postscale_factor`` after
-    it.
+    ``op`` is Average (default), Sum, Min, Max, Product, or Adasum for floating-point tensors.
+    Values are multiplied by ``prescale_factor`` before and by ``postscale_factor`` after it; the
+    means and scaled values of integers are truncated towards zero. ``average=False`` is Horovod's
+    old word for Sum. A sparse (COO) tensor is reduced as by ``sparse_allreduce_async``.
     """
-    op = _AVERAGE if op is None and average is None else chosen_op(op, average)
-    if not is_plain(tensor, NUMBERS):
-        terms = Terms(op, -1, prescale_factor, postscale_factor)
-        start_in_place(ALLREDUCE, name, tensor, terms).wait()
-        return tensor
+    if (
+        process_set is not global_process_set
+        or average is not None
+        or not is_plain(tensor, NUMBERS)
+    ):
+        terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+        if is_sparse(tensor):
+            return start_sparse_in_place(name, tensor, terms, process_set).wait()
+        return start_in_place(ALLREDUCE, name, tensor, terms).wait()
+    op = _AVERAGE if op is None else _op_of(op, tensor)
     key = _allreduce_names[_claim_allreduce()] if name is None else name
     try:
         _run(_ALLREDUCE, key, tensor, tensor, op, -1, prescale_factor, postscale_factor)
@@ -118,18 +128,33 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
     tensor: torch.Tensor,
     average: bool | None = None,
     name: str | None = None,
+    compression: type[Compressor] = Compression.none,
     op: int | None = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
 ) -> torch.Tensor:
-    """Returns the reduction over all ranks as a new tensor of the same shape and dtype.
+    """Returns the reduction over the ranks of the set as a new tensor of this shape and dtype.
 
-    The arguments are those of ``allreduce_``.
+    The arguments are those of ``allreduce_``; ``compression`` says in which form values travel.
+    Differentiable for Sum and Average: the gradient is reduced in the same way.
     """
-    op = _AVERAGE if op is None and average is None else chosen_op(op, average)
-    if not is_plain(tensor, NUMBERS):
-        terms = Terms(op, -1, prescale_factor, postscale_factor)
-        return _result(start_out_of_place(ALLREDUCE, name, tensor, terms))
+    if is_dynamo_compiling():
+        from hora.torch import compiled
+
+        return compiled.allreduce(
+            tensor, average, name, compression, op, prescale_factor, postscale_factor, process_set
+        )
+    if (
+        process_set is not global_process_set
+        or average is not None
+        or compression is not _no_compression
+        or not is_plain(tensor, NUMBERS)
+        or (tensor.requires_grad and torch.is_grad_enabled())
+    ):
+        terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+        return _allreduce_of_any_kind(tensor, name, compression, terms, process_set)
+    op = _AVERAGE if op is None else _op_of(op, tensor)
     output = torch.empty_like(tensor)
     key = _allreduce_names[_claim_allreduce()] if name is None else name
     try:
@@ -147,9 +172,12 @@ def allreduce_async_(  # noqa: PLR0917 - Horovod's signature
     op: int | None = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
 ) -> Handle:
     """Starts ``allreduce_``."""
-    terms = Terms(chosen_op(op, average), -1, prescale_factor, postscale_factor)
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    if is_sparse(tensor):
+        return start_sparse_in_place(name, tensor, terms, process_set)
     return start_in_place(ALLREDUCE, name, tensor, terms)
 
 
@@ -160,31 +188,27 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
     op: int | None = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
 ) -> Handle:
-    """Starts ``allreduce``; the handle's result is the new tensor."""
-    terms = Terms(chosen_op(op, average), -1, prescale_factor, postscale_factor)
+    """Starts ``allreduce``; the handle's result is the new tensor, detached."""
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    if is_sparse(tensor):
+        return start_sparse(name, tensor, terms, process_set)
     return start_out_of_place(ALLREDUCE, name, tensor, terms)
 
 
-def allgather(tensor: torch.Tensor, name: str | None = None) -> torch.Tensor:
-    """Returns all ranks' tensors joined along the first dimension, in rank order, on every rank.
+def broadcast_(
+    tensor: torch.Tensor,
+    root_rank: int,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> torch.Tensor:
+    """Replaces the tensor's values, on every rank of the set, by those of ``root_rank``.
 
-    The first dimension may differ between ranks (and be 0), the others must agree. A 0-dim tensor
-    counts as shape [1], so that the result has shape [size].
+    ``root_rank`` is a global rank, also within a set. Returns the tensor.
     """
-    return _result(start_allgather(name, tensor))
-
-
-def allgather_async(tensor: torch.Tensor, name: str | None = None) -> Handle:
-    """Starts ``allgather``; the handle's result is the joined tensor."""
-    return start_allgather(name, tensor)
-
-
-def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None) -> torch.Tensor:
-    """Replaces the tensor's values, on every rank, by those of ``root_rank``; returns it."""
-    if not is_direct(tensor, MOVABLE):
-        start_in_place(BROADCAST, name, tensor, Terms(root_rank=root_rank)).wait()
-        return tensor
+    if process_set is not global_process_set or not is_direct(tensor, MOVABLE):
+        return broadcast_async_(tensor, root_rank, name, process_set).wait()
     key = _broadcast_names[_claim_broadcast()] if name is None else name
     try:
         _run(_BROADCAST, key, tensor, tensor, _SUM, root_rank)
@@ -194,27 +218,83 @@ def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None) ->
     return tensor
 
 
-def broadcast(tensor: torch.Tensor, root_rank: int, name: str | None = None) -> torch.Tensor:
-    """Returns the tensor of ``root_rank``; shapes and dtypes must agree."""
-    return _result(start_out_of_place(BROADCAST, name, tensor, Terms(root_rank=root_rank)))
+def broadcast(
+    tensor: torch.Tensor,
+    root_rank: int,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> torch.Tensor:
+    """Returns the tensor of ``root_rank``, a global rank; shapes and dtypes must agree.
+
+    Differentiable: the root gets the mean of all ranks' gradients, the others zeros.
+    """
+    if not needs_grad(tensor):
+        return broadcast_async(tensor, root_rank, name, process_set).wait()
+
+    def forward() -> tuple[list[torch.Tensor], Gradient]:
+        handle = broadcast_async(tensor, root_rank, name, process_set)
+        name_of_gradient = f"{handle.name}.grad"
+        is_root = _core.topology().rank == root_rank
+
+        def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+            mean = allreduce(gradients[0], name=name_of_gradient, process_set=process_set)
+            return [mean if is_root else mean * 0]
+
+        return [handle.wait()], gradient
+
+    return differentiable(forward, [tensor])[0]
 
 
-def broadcast_async_(tensor: torch.Tensor, root_rank: int, name: str | None = None) -> Handle:
+def broadcast_async_(
+    tensor: torch.Tensor,
+    root_rank: int,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> Handle:
     """Starts ``broadcast_``."""
-    return start_in_place(BROADCAST, name, tensor, Terms(root_rank=root_rank))
+    terms = Terms(root_rank=root_rank, process_set=id_of(process_set))
+    return start_in_place(BROADCAST, name, tensor, terms)
 
 
-def broadcast_async(tensor: torch.Tensor, root_rank: int, name: str | None = None) -> Handle:
-    """Starts ``broadcast``; the handle's result is the new tensor."""
-    return start_out_of_place(BROADCAST, name, tensor, Terms(root_rank=root_rank))
+def broadcast_async(
+    tensor: torch.Tensor,
+    root_rank: int,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> Handle:
+    """Starts ``broadcast``; the handle's result is the new tensor, detached."""
+    terms = Terms(root_rank=root_rank, process_set=id_of(process_set))
+    return start_out_of_place(BROADCAST, name, tensor, terms)
 
 
-def barrier() -> None:
-    """Returns once every rank has called it."""
-    _run(_core.BARRIER, _barriers.names[_barriers.claim()], None, None)
+def _allreduce_of_any_kind(
+    tensor: torch.Tensor,
+    name: str | None,
+    compression: type[Compressor],
+    terms: Terms,
+    process_set: ProcessSet,
+) -> torch.Tensor:
+    """Compressed, sparse, differentiable, of a process set, or of an unusual layout."""
+    if is_sparse(tensor):
+        return start_sparse(name, tensor, terms, process_set).wait()
+    if compression is not _no_compression:
+        small, context = compression.compress(tensor)
+        reduced = _allreduce_of_any_kind(small, name, _no_compression, terms, process_set)
+        return compression.decompress(reduced, context)
+    if not needs_grad(tensor):
+        return start_out_of_place(ALLREDUCE, name, tensor, terms).wait()
 
+    def forward() -> tuple[list[torch.Tensor], Gradient]:
+        handle = start_out_of_place(ALLREDUCE, name, tensor, terms)
+        name_of_gradient = f"{handle.name}.grad"
 
-def _result(handle: Handle) -> torch.Tensor:
-    result = handle.wait()
-    assert result is not None  # only a barrier has none, and it has no handle
-    return result
+        def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+            none = _no_compression
+            return [
+                _allreduce_of_any_kind(g, name_of_gradient, none, terms, process_set)
+                for g in gradients
+            ]
+
+        return [handle.wait()], gradient if is_linear(terms) else no_gradient("allreduce", terms)
+
+    return differentiable(forward, [tensor])[0]

@@ -1,8 +1,13 @@
-"""From a tensor of any layout to an operation of the engine, and back."""
+"""From tensors of any layout to an operation of the engine, and back.
+
+What works on one tensor works on a list: the engine takes a grouped operation as one request under
+one name, so its tensors are reduced together or not at all. A list of one is the same operation as
+its tensor alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,28 +15,32 @@ from torch.utils.dlpack import from_dlpack
 
 from hora import _core
 from hora.errors import UsageError
-from hora.ops import NameRing, ReduceOp
+from hora.ops import NameRing
 from hora.torch.handle import Handle
-from hora.torch.tensors import (
-    MOVABLE,
-    NUMBERS,
-    REDUCIBLE,
-    check_tensor,
-    dense,
-    is_direct,
-    may_overlap,
+from hora.torch.kinds import (
+    ALLREDUCE,
+    BROADCAST,
+    REDUCESCATTER,
+    Kind,
+    Terms,
+    passes,
+    refusal,
+    title,
 )
+from hora.torch.tensors import dense, is_direct, may_overlap
 
 __all__ = [
-    "ALLGATHER",
     "ALLREDUCE",
     "BROADCAST",
-    "Kind",
+    "Gathering",
     "Terms",
+    "as_group",
     "gathered_tensor",
     "mark_changed",
-    "refusal",
-    "start_allgather",
+    "start_gathering",
+    "start_group_in_place",
+    "start_group_out_of_place",
+    "start_group_scatter",
     "start_in_place",
     "start_out_of_place",
 ]
@@ -39,47 +48,24 @@ __all__ = [
 # In-place operations write behind PyTorch's back; this lets autograd refuse a stale saved tensor.
 mark_changed = torch.autograd.graph.increment_version
 
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of operation on tensors."""
-
-    number: int
-    word: str
-    dtypes: frozenset[torch.dtype]
-    unconditional: frozenset[torch.dtype]  # those that it takes whatever its terms are
-    ring: NameRing
+_Operand = torch.Tensor | list[torch.Tensor]
 
 
-ALLREDUCE = Kind(_core.ALLREDUCE, "allreduce", REDUCIBLE, NUMBERS, NameRing("allreduce"))
-ALLGATHER = Kind(_core.ALLGATHER, "allgather", MOVABLE, MOVABLE, NameRing("allgather"))
-BROADCAST = Kind(_core.BROADCAST, "broadcast", MOVABLE, MOVABLE, NameRing("broadcast"))
+class Gathering(NamedTuple):
+    """One tensor made of rows from all ranks of the set."""
 
-
-class Terms(NamedTuple):
-    """What ranks must agree on besides dtype and shape."""
-
-    reduce_op: int = ReduceOp.SUM
-    root_rank: int = -1
-    prescale: float = 1.0
-    postscale: float = 1.0
+    tensor: torch.Tensor
+    rows: list[int]  # how many came from each rank, in the order of the set
 
 
 def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
     """Starts an operation whose result replaces the tensor's values, whatever its strides."""
     # The usual case first: every gradient of every step comes this way.
-    if is_direct(tensor, kind.unconditional) or _passes(kind, name, tensor, terms):
+    if is_direct(tensor, kind.unconditional) or passes(kind, name, tensor, terms):
         core, ring, slot = _submit(kind, name, tensor, tensor, terms)
         mark_changed(tensor)
         return Handle(core, tensor, None, ring, slot)
-    if may_overlap(tensor):
-        raise UsageError(
-            f"{_title(kind, name)}: elements of this tensor share memory (shape "
-            f"{tuple(tensor.shape)}, strides {tensor.stride()}), so it cannot be written in place; "
-            f"use {kind.word} instead of {kind.word}_, or pass tensor.clone()"
-        )
-    buffer = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    buffer.copy_(tensor.detach())
+    buffer = _buffer_for(kind, name, tensor)
     core, ring, slot = _submit(kind, name, buffer, buffer, terms)
 
     def write_back() -> torch.Tensor:
@@ -92,27 +78,99 @@ def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Te
 
 def start_out_of_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
     """Starts an operation with a new, row-major, detached tensor as its result."""
-    source = tensor if _passes(kind, name, tensor, terms) else dense(tensor)
+    source = tensor if passes(kind, name, tensor, terms) else dense(tensor)
     target = torch.empty_like(source, memory_format=torch.contiguous_format)
     core, ring, slot = _submit(kind, name, source, target, terms)
     return Handle(core, target, None, ring, slot)
 
 
-def start_allgather(name: str | None, tensor: torch.Tensor) -> Handle:
-    """Starts an allgather; a 0-dim tensor counts as one row."""
-    check_tensor(tensor, _title(ALLGATHER, name), MOVABLE)
-    source = dense(tensor)
-    if source.dim() == 0:
-        source = source.reshape(1)
-    core, ring, slot = _submit(ALLGATHER, name, source, None, Terms())
-    dtype, row = source.dtype, tuple(source.shape[1:])
-    return Handle(
-        core,
-        None,
-        lambda: gathered_tensor(core.gathered(), dtype, row),
-        ring,
-        slot,
-    )
+def as_group(tensors: Sequence[torch.Tensor], what: str) -> list[torch.Tensor]:
+    """A list of what a caller passed as one; ``UsageError`` if it is empty or no list."""
+    if isinstance(tensors, torch.Tensor):
+        raise UsageError(f"{what} takes a list of tensors; for one tensor, use {what[8:]}")
+    try:
+        group = list(tensors)
+    except TypeError:
+        raise UsageError(f"{what} takes a list of tensors, not {type(tensors).__name__}") from None
+    if not group:
+        raise UsageError(f"{what}: the list of tensors is empty")
+    return group
+
+
+def start_group_in_place(
+    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms
+) -> Handle[list[torch.Tensor]]:
+    """``start_in_place`` for several tensors; the result is the same list."""
+    buffers = [
+        tensor if passes(kind, name, tensor, terms, index) else _buffer_for(kind, name, tensor)
+        for index, tensor in enumerate(tensors)
+    ]
+    core, ring, slot = _submit(kind, name, _operand(buffers), _operand(buffers), terms)
+    copied = [pair for pair in zip(tensors, buffers, strict=True) if pair[0] is not pair[1]]
+    for tensor, buffer in zip(tensors, buffers, strict=True):
+        if tensor is buffer:
+            mark_changed(tensor)
+
+    def write_back() -> list[torch.Tensor]:
+        with torch.no_grad():
+            for tensor, buffer in copied:
+                tensor.copy_(buffer)
+        return tensors
+
+    return Handle(core, tensors, write_back if copied else None, ring, slot)
+
+
+def start_group_out_of_place(
+    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms
+) -> Handle[list[torch.Tensor]]:
+    """``start_out_of_place`` for several tensors."""
+    sources = _sources(kind, name, tensors, terms)
+    targets = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
+    core, ring, slot = _submit(kind, name, _operand(sources), _operand(targets), terms)
+    return Handle(core, targets, None, ring, slot)
+
+
+def start_group_scatter(
+    name: str | None, tensors: list[torch.Tensor], terms: Terms, place: int, size: int
+) -> Handle[list[torch.Tensor]]:
+    """Starts a reducescatter for rank ``place`` of ``size``: it gets its share of the rows.
+
+    The first (rows modulo size) ranks get one row more than the others.
+    """
+    sources = _sources(REDUCESCATTER, name, tensors, terms)
+    targets = []
+    for index, source in enumerate(sources):
+        if source.dim() == 0:
+            where = title(REDUCESCATTER, name, index if len(tensors) > 1 else None)
+            raise UsageError(f"{where}: a 0-dim tensor has no rows to scatter; use allreduce")
+        share, more = divmod(source.shape[0], size)
+        targets.append(source.new_empty((share + (place < more), *source.shape[1:])))
+    core, ring, slot = _submit(REDUCESCATTER, name, _operand(sources), _operand(targets), terms)
+    return Handle(core, targets, None, ring, slot)
+
+
+def start_gathering(
+    kind: Kind,
+    name: str | None,
+    tensors: list[torch.Tensor],
+    terms: Terms,
+    splits: list[int] | None = None,
+) -> Handle[list[Gathering]]:
+    """Starts an allgather or alltoall; a 0-dim tensor counts as one row."""
+    sources = [
+        source.reshape(1) if source.dim() == 0 else source
+        for source in _sources(kind, name, tensors, terms)
+    ]
+    core, ring, slot = _submit(kind, name, _operand(sources), None, terms, splits)
+    forms = [(source.dtype, tuple(source.shape[1:])) for source in sources]
+
+    def finish() -> list[Gathering]:
+        return [
+            Gathering(gathered_tensor(gathered, dtype, row), gathered.first_dims)
+            for gathered, (dtype, row) in zip(core.gathered(), forms, strict=True)
+        ]
+
+    return Handle(core, None, finish, ring, slot)
 
 
 def gathered_tensor(
@@ -120,62 +178,58 @@ def gathered_tensor(
 ) -> torch.Tensor:
     """The engine's bytes, without a copy, as a tensor of shape [rows of all ranks, *row]."""
     shape = (sum(gathered.first_dims), *row)
+    result = torch.empty(shape if gathered.nbytes == 0 else 0, dtype=dtype)
     if gathered.nbytes == 0:
-        return torch.empty(shape, dtype=dtype)
-    return from_dlpack(gathered).view(dtype).view(shape)
+        return result
+    # set_() and not view(): autograd forbids in-place changes to views that an operation returns.
+    result.set_(from_dlpack(gathered).untyped_storage())
+    return result.resize_(shape)  # of the same number of elements: nothing moves
 
 
-def refusal(
-    error: Exception, kind: Kind, name: str | None, submitted: str, terms: Terms
-) -> Exception:
-    """What to raise when the engine refused an operation, of which the other ranks know nothing.
-
-    An unnamed operation's slot goes back to its ring. A ``TypeError`` of the bindings becomes a
-    ``UsageError`` that names the argument; looking only now keeps the usual case free of checks.
-    """
-    if name is None:
-        kind.ring.give_back(kind.ring.names.index(submitted))
-    problem = _bad_argument(name, terms) if isinstance(error, TypeError) else None
-    return error if problem is None else UsageError(f"{kind.word}: {problem}")
+def _sources(
+    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms
+) -> list[torch.Tensor]:
+    if len(tensors) == 1:
+        return [tensors[0] if passes(kind, name, tensors[0], terms) else dense(tensors[0])]
+    return [
+        tensor if passes(kind, name, tensor, terms, index) else dense(tensor)
+        for index, tensor in enumerate(tensors)
+    ]
 
 
-def _bad_argument(name: object, terms: Terms) -> str | None:
-    if name is not None and not isinstance(name, str):
-        return f"name={name!r} is not a string (None lets operations meet in order)"
-    if not hasattr(terms.root_rank, "__index__") or not -1 <= terms.root_rank < 1 << 31:
-        return f"root_rank={terms.root_rank!r} is not the number of a rank, from 0 to size() - 1"
-    factors = (("prescale_factor", terms.prescale), ("postscale_factor", terms.postscale))
-    for argument, factor in factors:
-        if not hasattr(factor, "__float__"):
-            return f"{argument}={factor!r} is not a number"
-    return None
+def _operand(tensors: list[torch.Tensor]) -> _Operand:
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
-def _title(kind: Kind, name: str | None) -> str:
-    return kind.word if name is None else f"{kind.word} '{name}'"
-
-
-def _passes(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> bool:
-    """Whether the engine can take the tensor as it is; raises ``UsageError`` if in no form."""
-    check_tensor(tensor, _title(kind, name), kind.dtypes)
-    if kind is ALLREDUCE and tensor.dtype is torch.bool and terms.reduce_op == ReduceOp.AVERAGE:
+def _buffer_for(kind: Kind, name: str | None, tensor: torch.Tensor) -> torch.Tensor:
+    """A row-major copy to work on in place of a tensor whose memory cannot be used as it is."""
+    if may_overlap(tensor):
         raise UsageError(
-            f"{_title(kind, name)}: booleans have no average; use op=Max (any), op=Min (all), or "
-            "pass tensor.float()"
+            f"{title(kind, name)}: elements of this tensor share memory (shape "
+            f"{tuple(tensor.shape)}, strides {tensor.stride()}), so it cannot be written in place; "
+            f"use {kind.word} instead of {kind.word}_, or pass tensor.clone()"
         )
-    return is_direct(tensor, kind.dtypes)
+    buffer = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    return buffer.copy_(tensor.detach())
 
 
-def _submit(
-    kind: Kind, name: str | None, source: torch.Tensor, target: torch.Tensor | None, terms: Terms
+def _submit(  # noqa: PLR0917 - the order of Terms is the engine's, too
+    kind: Kind,
+    name: str | None,
+    source: _Operand,
+    target: _Operand | None,
+    terms: Terms,
+    splits: list[int] | None = None,
 ) -> tuple[_core.Handle, NameRing | None, int]:
     """Claims a slot for what has no name, once nothing but the engine can refuse it, and submits.
 
     Returns the handle, and the ring and slot that it occupies (None and -1 for a named operation).
     """
     ring, slot, submitted = None, -1, name
+    reduce_op, root_rank, prescale, postscale, process_set = terms
     if submitted is None:
-        ring, slot = kind.ring, kind.ring.claim()
+        ring = kind.rings[process_set] if process_set else kind.ring
+        slot = ring.claim()
         submitted = ring.names[slot]
     try:
         core = _core.submit(
@@ -183,10 +237,12 @@ def _submit(
             submitted,
             source,
             target,
-            terms.reduce_op,
-            terms.root_rank,
-            terms.prescale,
-            terms.postscale,
+            reduce_op,
+            root_rank,
+            prescale,
+            postscale,
+            process_set,
+            splits,
         )
     except (TypeError, UsageError) as error:
         raise refusal(error, kind, name, submitted, terms) from None

@@ -41,13 +41,16 @@ _PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
 def is_plain(tensor: torch.Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     """Whether the engine can read and write the memory of a tensor that is not complex as it is."""
     # x.conj().imag is a view whose memory holds the negated values, and is_neg() says so.
-    return (
-        type(tensor) in _PLAIN_TYPES
-        and tensor.dtype in dtypes
-        and tensor.is_contiguous()
-        and tensor.is_cpu
-        and not tensor.is_neg()
-    )
+    try:
+        return (
+            type(tensor) in _PLAIN_TYPES
+            and tensor.dtype in dtypes
+            and tensor.is_contiguous()
+            and tensor.is_cpu
+            and not tensor.is_neg()
+        )
+    except RuntimeError:
+        return False  # sparse layouts have no is_contiguous()
 
 
 def is_direct(tensor: torch.Tensor, dtypes: frozenset[torch.dtype]) -> bool:

@@ -1,8 +1,9 @@
 """An engine without ranks, for tests of the Python side that must control when operations end.
 
 It follows ``_core.pyi``. All ranks but this one are imagined to submit the same values, so a sum
-over ``size`` ranks multiplies. Operations complete at once, or, after ``hold()``, when somebody
-waits for them or ``release()`` is called. ``calls`` lists what was submitted.
+over ``size`` ranks multiplies; ``gather`` may give other ranks other rows. Operations complete at
+once, or, after ``hold()``, when somebody waits for them or ``release()`` is called. ``calls`` lists
+what was submitted.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ import contextlib
 import importlib
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from hora.errors import NotInitializedError, ShutDownError, UsageError, WaitTimeoutError
 
-ALLREDUCE, ALLGATHER, BROADCAST, BARRIER = range(4)
-AVERAGE, SUM, MIN, MAX, PRODUCT = 0, 1, 3, 4, 5
+ALLREDUCE, ALLGATHER, BROADCAST, BARRIER, ALLTOALL, REDUCESCATTER, JOIN = range(7)
+AVERAGE, SUM, ADASUM, MIN, MAX, PRODUCT = range(6)
+
+
+def listed(tensors):
+    if tensors is None:
+        return []
+    return tensors if isinstance(tensors, list) else [tensors]
 
 
 @dataclass
@@ -31,9 +39,9 @@ class Topology:
 
 
 class Gathered:
-    def __init__(self, tensor, size):
-        self.first_dims = [tensor.shape[0]] * size
-        self._bytes = torch.cat([tensor] * size).reshape(-1).view(torch.uint8)
+    def __init__(self, parts):
+        self.first_dims = [part.shape[0] for part in parts]
+        self._bytes = torch.cat(parts).reshape(-1).view(torch.uint8)
         self.nbytes = self._bytes.numel()
 
     def __dlpack__(self, **options):
@@ -50,7 +58,7 @@ class Handle:
     core: object
     finished: bool = False
     error: Exception | None = None
-    result: Gathered | None = None
+    result: object = None
 
     def finish(self):
         if not self.finished:
@@ -72,16 +80,21 @@ class Handle:
     def gathered(self):
         return self.result
 
+    def last_joined(self):
+        return self.result
+
 
 @dataclass
 class Call:
     kind: int
     name: str
-    input: torch.Tensor | None
+    input: torch.Tensor | list[torch.Tensor] | None
     reduce_op: int
     root_rank: int
     prescale: float
     postscale: float
+    process_set: int
+    splits: list[int] | None
 
 
 @dataclass
@@ -95,9 +108,13 @@ class FakeCore:
     starts: int = 0
     fail_init: Exception | None = None
     fail_submit: Exception | None = None
+    gather: Callable | None = None  # from this rank's rows and the size to all ranks' rows
 
     def __post_init__(self):
         self._topology = None
+        self.sets = {}
+        self.timeline = None
+        self.log_level = None
         self._held = False
         self._open = {}
 
@@ -111,7 +128,8 @@ class FakeCore:
         self._held = True
 
     def complete(self, handle):
-        self._open.pop(handle.name, None)
+        for key in [key for key, open_ in self._open.items() if open_ is handle]:
+            del self._open[key]
         handle.finish()
 
     def release(self, error=None):
@@ -128,6 +146,8 @@ class FakeCore:
             raise self.fail_init
         self.starts += 1
         self._topology = Topology(0, self.size, 0, self.size, 0, 1)
+        self.sets = {0: list(range(self.size))}
+        self._next_set = 1
 
     def shutdown(self):
         self.release(ShutDownError("this rank has shut down"))
@@ -144,8 +164,50 @@ class FakeCore:
             raise NotInitializedError("hora has not been initialised; call hvd.init() first")
         return self._topology
 
+    def add_process_set(self, ranks):
+        assert ranks == sorted(ranks) and ranks not in self.sets.values()
+        self._next_set += 1
+        self.sets[self._next_set - 1] = ranks
+        return self._next_set - 1
+
+    def remove_process_set(self, process_set):
+        del self.sets[process_set]
+
+    def process_sets(self):
+        return dict(self.sets)
+
+    def metrics(self):
+        return {"submitted": len(self.calls), "failed": 0}
+
+    def pending(self):
+        return [(0, "allreduce", name, 1.5) for _, name in self._open]
+
+    def tuning(self):
+        return {"fusion_threshold_bytes": 1 << 27, "chunk_bytes": 1, "small_allreduce_bytes": 2}
+
+    def set_log_level(self, level):
+        self.log_level = level
+
+    def start_timeline(self, path, mark_cycles=False):
+        self.timeline = (path, mark_cycles)
+
+    def stop_timeline(self):
+        if self.timeline is None:
+            raise UsageError("no timeline is being written")
+        self.timeline = None
+
     def submit(
-        self, kind, name, input, output, reduce_op=SUM, root_rank=-1, prescale=1.0, postscale=1.0
+        self,
+        kind,
+        name,
+        input,
+        output,
+        reduce_op=SUM,
+        root_rank=-1,
+        prescale=1.0,
+        postscale=1.0,
+        process_set=0,
+        splits=None,
     ):
         self.topology()
         if self.fail_submit is not None:
@@ -153,54 +215,75 @@ class FakeCore:
         numbers = isinstance(reduce_op, int) and isinstance(root_rank, int) and root_rank < 1 << 31
         if not (isinstance(name, str) and numbers and isinstance(prescale, float)):
             raise TypeError("submit(): incompatible function arguments")  # as pybind11 does
-        if name in self._open:
+        if (process_set, name) in self._open:
             raise UsageError(f"'{name}' is in use")
-        for tensor in (input, output):
-            if tensor is not None and not tensor.is_contiguous():
+        for tensor in [*listed(input), *listed(output)]:
+            if not tensor.is_contiguous():
                 raise UsageError("not contiguous")
-        self.calls.append(Call(kind, name, input, reduce_op, root_rank, prescale, postscale))
-        handle = Handle(
-            name, lambda: self._compute(kind, input, output, reduce_op, prescale * postscale), self
+        call = Call(
+            kind, name, input, reduce_op, root_rank, prescale, postscale, process_set, splits
         )
+        self.calls.append(call)
+        size = len(self.sets[process_set])
+        handle = Handle(name, lambda: self._compute(call, listed(output), size), self)
         if self._held:
-            self._open[name] = handle
+            self._open[process_set, name] = handle
         else:
             handle.finish()
         return handle
 
-    def run(self, *arguments):
-        handle = self.submit(*arguments)
+    def run(self, *arguments, **options):
+        handle = self.submit(*arguments, **options)
         handle.wait()
         return handle
 
-    def _compute(self, kind, source, target, reduce_op, scale):
-        if kind == ALLGATHER:
-            return Gathered(source.detach(), self.size)
-        if kind != BARRIER:
-            value = source.detach().clone()
-            if kind == ALLREDUCE and scale != 1.0:
-                value = value * scale
-            if kind == ALLREDUCE and reduce_op in (SUM, PRODUCT):
-                value = value * self.size if reduce_op == SUM else value**self.size
-            target.data.copy_(value)
+    def _compute(self, call, targets, size):
+        sources = [source.detach() for source in listed(call.input)]
+        if call.kind == ALLGATHER:
+            parts = self.gather or (lambda rows, size: [rows] * size)
+            return [Gathered(parts(source, size)) for source in sources]
+        if call.kind == ALLTOALL:
+            rows = call.splits[0] if call.splits else len(sources[0]) // size
+            return [Gathered([sources[0][:rows]] * size)]
+        if call.kind == JOIN:
+            return size - 1
+        scale = call.prescale * call.postscale
+        for source, target in zip(sources, targets, strict=True):
+            value = source.clone()
+            if call.kind in (ALLREDUCE, REDUCESCATTER):
+                value = value if scale == 1.0 else value * scale
+                if call.reduce_op in (SUM, PRODUCT):
+                    value = value * size if call.reduce_op == SUM else value**size
+            target.data.copy_(value if target.dim() == 0 else value[: len(target)])
         return None
 
     def module(self):
         module = types.ModuleType("hora._core")
         constants = (
-            "ALLREDUCE", "ALLGATHER", "BROADCAST", "BARRIER",
-            "AVERAGE", "SUM", "MIN", "MAX", "PRODUCT", "Topology", "Handle", "Gathered",
+            "ALLREDUCE", "ALLGATHER", "BROADCAST", "BARRIER", "ALLTOALL", "REDUCESCATTER", "JOIN",
+            "AVERAGE", "SUM", "ADASUM", "MIN", "MAX", "PRODUCT",
+            "Topology", "Handle", "Gathered",
         )  # fmt: skip
         for name in constants:
             setattr(module, name, globals()[name])
         for name in (
             "init", "shutdown", "abort", "is_initialized", "topology", "submit", "run",
+            "add_process_set", "remove_process_set", "process_sets", "metrics", "pending", "tuning",
+            "set_log_level", "start_timeline", "stop_timeline",
         ):  # fmt: skip
             setattr(module, name, getattr(self, name))
         return module
 
 
-_OURS = ("hora._core", "hora.runtime", "hora.ops", "hora.torch", "hora.data")
+_OURS = (
+    "hora._core",
+    "hora.runtime",
+    "hora.ops",
+    "hora.process_sets",
+    "hora.introspection",
+    "hora.torch",
+    "hora.data",
+)
 
 
 @contextlib.contextmanager
@@ -212,9 +295,7 @@ def hora_over(core):
         return any(name == ours or name.startswith(f"{ours}.") for ours in _OURS)
 
     saved = {name: module for name, module in sys.modules.items() if mine(name)}
-    attributes = {
-        name: hora.__dict__.get(name) for name in ("_core", "runtime", "ops", "torch", "data")
-    }
+    attributes = {name: hora.__dict__.get(name) for name in (ours[5:] for ours in _OURS)}
     excepthook = sys.excepthook
     for name in saved:
         del sys.modules[name]
