@@ -7,6 +7,7 @@
 #include "hora/bindings/bind.h"
 #include "hora/bindings/instance.h"
 #include "hora/bindings/raise.h"
+#include "hora/engine/job_settings.h"
 
 namespace hora::bindings {
 namespace {
@@ -23,13 +24,6 @@ JobKey KeyFrom(const py::bytes& bytes) {
   std::transform(text.begin(), text.end(), key.begin(),
                  [](char c) { return static_cast<std::byte>(c); });
   return key;
-}
-
-Tunables TunablesOf(const Config& config) {
-  return {.fusion_threshold_bytes = config.fusion_threshold_bytes,
-          .window_bytes = config.window_bytes,
-          .cache_capacity = config.cache_capacity,
-          .tree_fan_out = config.tree_fan_out};
 }
 
 Result<std::shared_ptr<Engine>> StartEngine(const Topology& topology, const Config& config,
@@ -71,14 +65,6 @@ void Abort(const std::string& message) {
   if (HasEngine()) CurrentEngine()->Abort(Status(StatusCode::kPeerFailed, message));
 }
 
-py::dict MetricValues() {
-  py::dict values;
-  for (const auto& [name, value] : CurrentEngine()->metrics().Values()) {
-    values[py::str(name.data(), name.size())] = value;
-  }
-  return values;
-}
-
 }  // namespace
 
 void BindEngine(py::module_& module) {
@@ -98,7 +84,6 @@ void BindEngine(py::module_& module) {
   module.def("abort", &Abort, py::arg("message"));
   module.def("is_initialized", &HasEngine);
   module.def("topology", [] { return CurrentEngine()->topology(); });
-  module.def("metrics", &MetricValues);
 }
 
 }  // namespace hora::bindings

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include "hora/base/format.h"
 #include "hora/bindings/bind.h"
 #include "hora/bindings/bound_handle.h"
 #include "hora/bindings/dlpack_abi.h"
@@ -49,12 +50,21 @@ py::object ToDLPack(const std::shared_ptr<Gathered>& gathered, const py::kwargs&
   return py::reinterpret_steal<py::object>(capsule);
 }
 
-std::shared_ptr<Gathered> GatheredOf(const BoundHandle& bound) {
-  if (!bound.handle().done() || bound.handle().gathered() == nullptr) {
-    Raise(Status(StatusCode::kInvalidArgument,
-                 "'" + bound.handle().name() + "' is not a finished allgather"));
+const std::vector<std::shared_ptr<Gathered>>& GatheredOf(const BoundHandle& bound) {
+  const Handle& handle = bound.handle();
+  if (!handle.done() || handle.gathered().empty()) {
+    Raise(Error(StatusCode::kInvalidArgument, "'{}' is not a finished allgather or alltoall",
+                handle.name()));
   }
-  return bound.handle().gathered();
+  return handle.gathered();
+}
+
+int LastJoinedOf(const BoundHandle& bound) {
+  const Handle& handle = bound.handle();
+  if (!handle.done() || handle.last_joined() < 0) {
+    Raise(Error(StatusCode::kInvalidArgument, "'{}' is not a finished join", handle.name()));
+  }
+  return handle.last_joined();
 }
 
 }  // namespace
@@ -64,7 +74,8 @@ void BindHandle(py::module_& module) {
       .def_property_readonly("name", [](const BoundHandle& bound) { return bound.handle().name(); })
       .def("done", [](const BoundHandle& bound) { return bound.handle().done(); })
       .def("wait", &BoundHandle::Wait, py::arg("timeout") = py::none())
-      .def("gathered", &GatheredOf);
+      .def("gathered", &GatheredOf)
+      .def("last_joined", &LastJoinedOf);
   py::class_<Gathered, std::shared_ptr<Gathered>>(module, "Gathered")
       .def_property_readonly("first_dims", &Gathered::rows_by_rank)
       .def_property_readonly("nbytes",

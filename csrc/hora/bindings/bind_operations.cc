@@ -1,7 +1,13 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "hora/base/format.h"
 #include "hora/bindings/bind.h"
 #include "hora/bindings/bound_handle.h"
 #include "hora/bindings/instance.h"
@@ -23,52 +29,145 @@ struct Call {
   int root_rank;
   double prescale;
   double postscale;
+  int process_set;
+  py::object splits;
 };
 
-TensorEntry EntryOf(const Call& call) {
-  TensorEntry entry;
-  if (!call.input.is_none()) entry.input = ReadTensor(call.input);
-  if (call.output.is(call.input)) {
-    entry.output = entry.input;
-  } else if (!call.output.is_none()) {
-    entry.output = ReadTensor(call.output);
+bool IsGroup(const py::object& tensors) {
+  return PyList_Check(tensors.ptr()) || PyTuple_Check(tensors.ptr());
+}
+
+[[noreturn]] void Refuse(const Call& call, std::string_view problem) {
+  Raise(Error(StatusCode::kInvalidArgument, "{} '{}': {}", ToString(static_cast<OpKind>(call.kind)),
+              call.name, problem));
+}
+
+TensorPair ReadPair(py::handle input, py::handle output) {
+  TensorPair pair;
+  if (!input.is_none()) pair.input = ReadTensor(input);
+  if (output.is(input)) {
+    pair.output = pair.input;
+  } else if (!output.is_none()) {
+    pair.output = ReadTensor(output);
   }
+  return pair;
+}
+
+// Lists become tuples, whose tensors stay alive whatever the caller does to the list.
+void ReadGroup(Call& call, TensorEntry& entry) {
+  const bool in_place = call.output.is(call.input);
+  const auto frozen = [](const py::object& group) -> py::object { return py::tuple(group); };
+  if (!IsGroup(call.input) || (!call.output.is_none() && !IsGroup(call.output))) {
+    Refuse(call, "a group has a list of inputs and, where it has outputs, a list of them");
+  }
+  call.input = frozen(call.input);
+  if (!call.output.is_none()) call.output = in_place ? call.input : frozen(call.output);
+  const auto inputs = py::reinterpret_borrow<py::tuple>(call.input);
+  const std::size_t count = inputs.size();
+  if (count == 0) Refuse(call, "a group without tensors");
+  if (!call.output.is_none() && py::len(call.output) != count) {
+    Refuse(call, fmt::format("{} inputs, but {} outputs", count, py::len(call.output)));
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const py::object output =
+        call.output.is_none() ? py::none() : py::object(py::tuple(call.output)[i]);
+    TensorPair pair = ReadPair(py::object(inputs[i]), output);
+    if (i == 0) {
+      entry.input = std::move(pair.input);
+      entry.output = std::move(pair.output);
+    } else {
+      entry.request.params.rest.push_back({pair.input.dtype, pair.input.shape});
+      entry.rest.push_back(std::move(pair));
+    }
+  }
+}
+
+// The root's place in the set.
+int PlaceOfRoot(const Call& call, const ProcessSet& set) {
+  if (set.names().is_global()) return call.root_rank;
+  const std::vector<int>& ranks = set.names().global_ranks();
+  const auto found = std::find(ranks.begin(), ranks.end(), call.root_rank);
+  if (found != ranks.end()) return static_cast<int>(found - ranks.begin());
+  Refuse(call, fmt::format("root_rank {} is not in process set {} (ranks {})", call.root_rank,
+                           set.id(), fmt::join(ranks, ", ")));
+}
+
+// Every rank may bring another number of rows, so they are no part of what must be equal.
+void TakeRows(Request& request, bool negotiated) {
+  const auto take = [&](Shape& shape) {
+    if (shape.rank() == 0) return;  // an error soon
+    if (negotiated) request.first_dims.push_back(shape.dim(0));
+    shape = shape.WithFirstDim(0);
+  };
+  take(request.params.shape);
+  for (TensorSpec& spec : request.params.rest) take(spec.shape);
+}
+
+TensorEntry EntryOf(Call& call, const ProcessSet& set) {
+  TensorEntry entry;
   OpParams& params = entry.request.params;
   params.kind = static_cast<OpKind>(call.kind);
-  params.dtype = entry.input.dtype;
-  params.device = entry.input.device;
-  params.shape = entry.input.shape;
-  if (params.kind == OpKind::kAllreduce) {
-    params.reduce_op = static_cast<ReduceOp>(call.reduce_op);
-    params.prescale = call.prescale;
-    params.postscale = call.postscale;
-  } else if (params.kind == OpKind::kBroadcast) {
-    params.root_rank = call.root_rank;
-  } else if (params.kind == OpKind::kAllgather && params.shape.rank() > 0) {
-    entry.request.first_dim = params.shape.dim(0);
-    params.shape = params.shape.WithFirstDim(0);  // every rank may bring another number of rows
+  if (IsGroup(call.input) || IsGroup(call.output)) {
+    ReadGroup(call, entry);
+  } else {
+    TensorPair pair = ReadPair(call.input, call.output);
+    entry.input = std::move(pair.input);
+    entry.output = std::move(pair.output);
+  }
+  // A broadcast's other ranks may have an output only.
+  const TensorView& described = call.input.is_none() ? entry.output : entry.input;
+  params.dtype = described.dtype;
+  params.device = described.device;
+  params.shape = described.shape;
+  switch (params.kind) {
+    case OpKind::kAllreduce:
+    case OpKind::kReducescatter:
+      params.reduce_op = static_cast<ReduceOp>(call.reduce_op);
+      params.prescale = call.prescale;
+      params.postscale = call.postscale;
+      break;
+    case OpKind::kBroadcast:
+      params.root_rank = PlaceOfRoot(call, set);
+      break;
+    case OpKind::kAllgather:
+      TakeRows(entry.request, /*negotiated=*/true);
+      break;
+    case OpKind::kAlltoall:
+      TakeRows(entry.request, /*negotiated=*/false);
+      if (!call.splits.is_none()) entry.splits = call.splits.cast<std::vector<std::int64_t>>();
+      break;
+    case OpKind::kBarrier:
+    case OpKind::kJoin:
+      break;
   }
   entry.request.name = call.name;
   return entry;
 }
 
+std::shared_ptr<ProcessSet> SetOf(const Call& call) {
+  Result<std::shared_ptr<ProcessSet>> set = CurrentEngine()->Find(call.process_set);
+  if (set) return std::move(*set);
+  Refuse(call, set.error().message());
+}
+
 std::unique_ptr<BoundHandle> Start(Call&& call, bool will_wait) {
-  std::shared_ptr<Engine> engine = CurrentEngine();
-  TensorEntry entry = EntryOf(call);
+  std::shared_ptr<ProcessSet> set = SetOf(call);
+  TensorEntry entry = EntryOf(call, *set);
   auto handle = std::make_shared<Handle>(std::move(call.name));
   entry.handle = handle;
-  RaiseIfError(engine->Submit(std::move(entry), will_wait));
-  return std::make_unique<BoundHandle>(std::move(engine), std::move(handle), std::move(call.input),
+  RaiseIfError(set->Submit(std::move(entry), will_wait));
+  return std::make_unique<BoundHandle>(std::move(set), std::move(handle), std::move(call.input),
                                        std::move(call.output));
 }
 
 template <bool kWait>
 std::unique_ptr<BoundHandle> Operation(int kind, std::string name, py::object input,
                                        py::object output, int reduce_op, int root_rank,
-                                       double prescale, double postscale) {
+                                       double prescale, double postscale, int process_set,
+                                       py::object splits) {
   std::unique_ptr<BoundHandle> bound =
       Start({kind, std::move(name), std::move(input), std::move(output), reduce_op, root_rank,
-             prescale, postscale},
+             prescale, postscale, process_set, std::move(splits)},
             kWait);
   if (kWait) bound->Wait(std::nullopt);
   return bound;
@@ -78,7 +177,8 @@ template <bool kWait>
 void Define(py::module_& module, const char* name) {
   module.def(name, &Operation<kWait>, py::arg("kind"), py::arg("name"), py::arg("input"),
              py::arg("output"), py::arg("reduce_op") = static_cast<int>(ReduceOp::kSum),
-             py::arg("root_rank") = -1, py::arg("prescale") = 1.0, py::arg("postscale") = 1.0);
+             py::arg("root_rank") = -1, py::arg("prescale") = 1.0, py::arg("postscale") = 1.0,
+             py::arg("process_set") = 0, py::arg("splits") = py::none());
 }
 
 }  // namespace

@@ -46,9 +46,9 @@ TimePoint DeadlineAfter(std::optional<double> seconds) {
 
 }  // namespace
 
-BoundHandle::BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle,
+BoundHandle::BoundHandle(std::shared_ptr<ProcessSet> set, std::shared_ptr<Handle> handle,
                          py::object input, py::object output)
-    : engine_(std::move(engine)),
+    : set_(std::move(set)),
       handle_(std::move(handle)),
       input_(std::move(input)),
       output_(std::move(output)) {
@@ -69,7 +69,7 @@ void BoundHandle::Wait(std::optional<double> timeout_seconds) {
     }
     {
       const py::gil_scoped_release release;
-      engine_->Wait(*handle_, std::min(deadline, now + kSignalCheckInterval));
+      set_->Wait(*handle_, std::min(deadline, now + kSignalCheckInterval));
     }
     if (!handle_->done() && PyErr_CheckSignals() != 0) throw py::error_already_set();
   }

@@ -6,15 +6,16 @@
 #include <memory>
 #include <optional>
 
-#include "hora/engine/engine.h"
+#include "hora/engine/process_set.h"
 #include "hora/queue/handle.h"
 
 namespace hora::bindings {
 
-// All members are called with the GIL held; Wait releases it while it blocks.
+// `input` and `output` are None, a tensor, or a tuple of tensors that nobody can change. All
+// members are called with the GIL held; Wait releases it while it blocks.
 class BoundHandle {
  public:
-  BoundHandle(std::shared_ptr<Engine> engine, std::shared_ptr<Handle> handle,
+  BoundHandle(std::shared_ptr<ProcessSet> set, std::shared_ptr<Handle> handle,
               pybind11::object input, pybind11::object output);
   ~BoundHandle();  // dropped before it is done: the tensors are kept until it is
   BoundHandle(const BoundHandle&) = delete;
@@ -26,7 +27,7 @@ class BoundHandle {
   void Wait(std::optional<double> timeout_seconds);
 
  private:
-  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<ProcessSet> set_;
   std::shared_ptr<Handle> handle_;
   pybind11::object input_;
   pybind11::object output_;

@@ -29,7 +29,7 @@ void InChildOfFork() {
 
 bool HasEngine() { return Slot() != nullptr && !forked.load(); }
 
-std::shared_ptr<Engine> CurrentEngine() {
+const std::shared_ptr<Engine>& CurrentEngine() {
   if (HasEngine()) return Slot();
   Raise(Status(StatusCode::kNotInitialized,
                forked.load()

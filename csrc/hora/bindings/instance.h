@@ -9,7 +9,8 @@ namespace hora::bindings {
 
 // All with the GIL held.
 bool HasEngine();
-std::shared_ptr<Engine> CurrentEngine();  // raises NotInitializedError
+// Raises NotInitializedError. Copy it before the GIL is released.
+const std::shared_ptr<Engine>& CurrentEngine();
 void InstallEngine(std::shared_ptr<Engine> engine);
 std::shared_ptr<Engine> RemoveEngine();  // null when there is none, or after a fork
 

@@ -14,8 +14,12 @@ void BindConstants(pybind11::module_& module) {
   constant("ALLGATHER", OpKind::kAllgather);
   constant("BROADCAST", OpKind::kBroadcast);
   constant("BARRIER", OpKind::kBarrier);
+  constant("ALLTOALL", OpKind::kAlltoall);
+  constant("REDUCESCATTER", OpKind::kReducescatter);
+  constant("JOIN", OpKind::kJoin);
   constant("AVERAGE", ReduceOp::kAverage);
   constant("SUM", ReduceOp::kSum);
+  constant("ADASUM", ReduceOp::kAdasum);
   constant("MIN", ReduceOp::kMin);
   constant("MAX", ReduceOp::kMax);
   constant("PRODUCT", ReduceOp::kProduct);
@@ -28,5 +32,8 @@ PYBIND11_MODULE(_core, module) {
   hora::bindings::BindConstants(module);
   hora::bindings::BindHandle(module);
   hora::bindings::BindEngine(module);
+  hora::bindings::BindProcessSets(module);
+  hora::bindings::BindObservation(module);
   hora::bindings::BindOperations(module);
+  hora::bindings::BindTorchOps(module);
 }

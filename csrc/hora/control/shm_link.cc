@@ -19,28 +19,36 @@ constexpr std::size_t kGrowth = kControlRingBytes;
 
 }  // namespace
 
-std::unique_ptr<ShmLink> ShmLink::ToParent(std::shared_ptr<Board> board, int self, int parent) {
+std::unique_ptr<ShmLink> ShmLink::ToParent(std::shared_ptr<Board> board, int self, int parent,
+                                           const RankNames& names) {
   Check(self != parent && parent >= 0 && parent < board->size(), "a parent on this board");
   ByteRing up = board->UpRing(self);
   ByteRing down = board->DownRing(self);
-  return std::unique_ptr<ShmLink>(new ShmLink(std::move(board), parent, up, down));
+  return std::unique_ptr<ShmLink>(
+      new ShmLink(std::move(board), parent, names.Of(parent), up, down));
 }
 
-std::unique_ptr<ShmLink> ShmLink::ToChild(std::shared_ptr<Board> board, int self, int child) {
+std::unique_ptr<ShmLink> ShmLink::ToChild(std::shared_ptr<Board> board, int self, int child,
+                                          const RankNames& names) {
   Check(self != child && self >= 0 && self < board->size(), "a child on this board");
   ByteRing up = board->UpRing(child);
   ByteRing down = board->DownRing(child);
-  return std::unique_ptr<ShmLink>(new ShmLink(std::move(board), child, down, up));
+  return std::unique_ptr<ShmLink>(new ShmLink(std::move(board), child, names.Of(child), down, up));
 }
 
-ShmLink::ShmLink(std::shared_ptr<Board> board, int neighbour, ByteRing outgoing, ByteRing incoming)
-    : board_(std::move(board)), neighbour_(neighbour), outgoing_(outgoing), incoming_(incoming) {}
+ShmLink::ShmLink(std::shared_ptr<Board> board, int neighbour, int neighbour_name, ByteRing outgoing,
+                 ByteRing incoming)
+    : board_(std::move(board)),
+      neighbour_(neighbour),
+      neighbour_name_(neighbour_name),
+      outgoing_(outgoing),
+      incoming_(incoming) {}
 
 Status ShmLink::Send(std::span<const std::byte> frame, bool urgent) {
   if (frame.size() > kMaxFrameBytes) {
     return Error(StatusCode::kResource,
                  "a control message of {} bytes to rank {} is too large; at most {} are allowed",
-                 frame.size(), neighbour_, kMaxFrameBytes);
+                 frame.size(), neighbour_name_, kMaxFrameBytes);
   }
   const auto length = static_cast<std::uint32_t>(frame.size());
   Prefix prefix;
@@ -97,7 +105,7 @@ bool ShmLink::Receive(std::vector<std::byte>& frame) {
   if (length > kMaxFrameBytes) {
     status_ = Error(StatusCode::kInternal,
                     "rank {} sent a control message of {} bytes; at most {} are allowed",
-                    neighbour_, length, kMaxFrameBytes);
+                    neighbour_name_, length, kMaxFrameBytes);
     return false;
   }
   while (partial_.size() < length) {
@@ -118,16 +126,16 @@ std::size_t ShmLink::Take(std::span<std::byte> to) {
   if (incoming_.broken() && status_.ok()) {
     status_ = Error(StatusCode::kInternal,
                     "the control ring from rank {} is broken: its positions are out of range",
-                    neighbour_);
+                    neighbour_name_);
   }
   return given;
 }
 
 void ShmLink::CheckOutgoing() {
   if (outgoing_.broken() && status_.ok()) {
-    status_ =
-        Error(StatusCode::kInternal,
-              "the control ring to rank {} is broken: its positions are out of range", neighbour_);
+    status_ = Error(StatusCode::kInternal,
+                    "the control ring to rank {} is broken: its positions are out of range",
+                    neighbour_name_);
   }
 }
 

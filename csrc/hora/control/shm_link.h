@@ -9,6 +9,7 @@
 
 #include "hora/control/link.h"
 #include "hora/shm/board.h"
+#include "hora/tensor/rank_names.h"
 
 namespace hora {
 
@@ -18,8 +19,11 @@ namespace hora {
 class ShmLink final : public Link {
  public:
   // The up ring of a rank is written by it and read by its parent, the down ring vice versa.
-  static std::unique_ptr<ShmLink> ToParent(std::shared_ptr<Board> board, int self, int parent);
-  static std::unique_ptr<ShmLink> ToChild(std::shared_ptr<Board> board, int self, int child);
+  // `names` says what errors call the ranks of the board.
+  static std::unique_ptr<ShmLink> ToParent(std::shared_ptr<Board> board, int self, int parent,
+                                           const RankNames& names = {});
+  static std::unique_ptr<ShmLink> ToChild(std::shared_ptr<Board> board, int self, int child,
+                                          const RankNames& names = {});
 
   Status Send(std::span<const std::byte> frame, bool urgent) override;
   bool Flush() override;
@@ -30,7 +34,8 @@ class ShmLink final : public Link {
  private:
   using Prefix = std::array<std::byte, 4>;
 
-  ShmLink(std::shared_ptr<Board> board, int neighbour, ByteRing outgoing, ByteRing incoming);
+  ShmLink(std::shared_ptr<Board> board, int neighbour, int neighbour_name, ByteRing outgoing,
+          ByteRing incoming);
 
   void Keep(std::span<const std::byte> bytes);
   std::size_t Take(std::span<std::byte> to);
@@ -38,6 +43,7 @@ class ShmLink final : public Link {
 
   std::shared_ptr<Board> board_;
   int neighbour_;
+  int neighbour_name_;  // its global rank
   ByteRing outgoing_;
   ByteRing incoming_;
   std::vector<std::byte> unsent_;  // what the ring had no room for, from unsent_head_ on

@@ -20,8 +20,8 @@ Status ControlPlane::Receive(Negotiator& negotiator, TimePoint now) {
       Result<ControlMessage> message = Decode(frame_);
       if (!message) {
         return Error(StatusCode::kInternal,
-                     "rank {} sent a control message that cannot be read: {}", edge.neighbour,
-                     message.error().message());
+                     "rank {} sent a control message that cannot be read: {}",
+                     names_.Of(edge.neighbour), message.error().message());
       }
       negotiator.Receive(edge.neighbour, std::move(*message), now);
     }

@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "hora/base/status.h"
 #include "hora/control/link.h"
 #include "hora/negotiation/negotiator.h"
+#include "hora/tensor/rank_names.h"
 
 namespace hora {
 
@@ -20,7 +22,9 @@ class ControlPlane {
     std::unique_ptr<Link> link;
   };
 
-  explicit ControlPlane(std::vector<Edge> edges) : edges_(std::move(edges)) {}
+  // `names` says what errors call the neighbours.
+  explicit ControlPlane(std::vector<Edge> edges, RankNames names = {})
+      : edges_(std::move(edges)), names_(std::move(names)) {}
 
   // Any thread: true when Receive or Flush has something to do.
   bool NeedsAttention() const;
@@ -32,6 +36,7 @@ class ControlPlane {
 
  private:
   std::vector<Edge> edges_;
+  RankNames names_;
   std::vector<std::byte> frame_;  // reused, so that the steady state does not allocate
 };
 

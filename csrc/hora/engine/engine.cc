@@ -2,78 +2,28 @@
 
 #include <algorithm>
 #include <exception>
-#include <span>
 #include <utility>
 
 #include "hora/base/format.h"
-#include "hora/base/logging.h"
-#include "hora/collectives/shm/shm_backend.h"
-#include "hora/control/shm_link.h"
-#include "hora/engine/submission.h"
+#include "hora/engine/process_set_text.h"
 #include "hora/negotiation/wording.h"
+#include "hora/wire/limits.h"
 
 namespace hora {
 namespace {
 
-constexpr Duration kLongestSleep = std::chrono::minutes(1);
-// Asynchronous submissions smaller than this in all do not wake the background thread one by one …
-constexpr std::size_t kWorthWaking = 256u << 10;
-// … but gather for so long, unless somebody waits for them before.
-constexpr Duration kCollectFor = std::chrono::microseconds(500);
-constexpr Duration kShutdownPatience = std::chrono::seconds(2);
-
-TimePoint Now() { return SteadyClock::Instance().Now(); }
-
-std::vector<ControlPlane::Edge> Connect(const TreePosition& position,
-                                        const std::shared_ptr<Board>& board) {
-  std::vector<ControlPlane::Edge> edges;
-  if (!position.is_root()) {
-    edges.push_back({position.parent, ShmLink::ToParent(board, position.rank, position.parent)});
-  }
-  for (const int child : position.children) {
-    edges.push_back({child, ShmLink::ToChild(board, position.rank, child)});
-  }
-  return edges;
+std::string RanksText(const std::vector<int>& ranks) {
+  RankSet set;
+  for (const int rank : ranks) set.Add(rank);
+  return hora::RanksText(set);
 }
 
-NegotiatorOptions OptionsOf(const Topology& topology, const Config& config,
-                            const Tunables& tunables) {
-  return {.position = TreePosition::Of(topology.rank, topology.size, tunables.tree_fan_out),
-          .cache_capacity = tunables.cache_capacity,
-          .stall_warning = config.stall_warning,
-          .stall_abort = config.stall_abort};
+int PlaceOf(int rank, const std::vector<int>& ranks) {
+  const auto found = std::find(ranks.begin(), ranks.end(), rank);
+  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
 }
 
-std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const Topology& topology,
-                                                             const Config& config,
-                                                             const std::shared_ptr<Board>& board,
-                                                             const WaitPolicy& wait) {
-  std::vector<std::unique_ptr<CollectiveBackend>> backends;
-  backends.push_back(std::make_unique<ShmBackend>(
-      board,
-      ShmBackendOptions{.rank = topology.rank, .wait = wait, .patience = config.stall_abort}));
-  return backends;
-}
-
-std::string DescribeStall(const StallSummary& stall) {
-  const std::string missing = RanksText(stall.missing);
-  return fmt::format(
-      "{} has waited {:.1f} s: submitted by {}, missing on {}. Every rank must submit the same "
-      "names; "
-      "did {} skip a step, fail, or fall behind?",
-      Quoted(stall.name), stall.waited_ms / 1000.0, RanksText(stall.submitted), missing, missing);
-}
-
-// A rank that skips a whole step leaves hundreds of names behind; the first few tell enough.
-void LogStalls(int rank, std::span<const StallSummary> stalls) {
-  constexpr std::size_t kMostLines = 5;
-  for (const StallSummary& stall : stalls.first(std::min(stalls.size(), kMostLines))) {
-    Log(LogLevel::kWarning, rank, DescribeStall(stall));
-  }
-  if (stalls.size() > kMostLines) {
-    Log(LogLevel::kWarning, rank, fmt::format("{} more wait as well", stalls.size() - kMostLines));
-  }
-}
+std::vector<int> AllRanks(int size) { return RankSet::AllOf(size).ranks(); }
 
 }  // namespace
 
@@ -89,181 +39,209 @@ Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Co
 
 Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
     : topology_(topology),
+      config_(config),
       board_(group.board),
-      wait_policy_(WaitPolicy::For(group.board->size(), UsableCores())),
-      control_(Connect(OptionsOf(topology, config, group.tunables).position, group.board)),
-      negotiator_(OptionsOf(topology, config, group.tunables)),
-      executor_(topology.size, group.tunables.fusion_threshold_bytes,
-                MakeBackends(topology, config, group.board, wait_policy_), queue_, metrics_),
-      next_tick_(TimePoint::max().time_since_epoch().count()),
       liveness_(topology.rank, std::move(group.peers), group.board),
-      background_([this](std::stop_token stop) { RunInBackground(std::move(stop)); }) {}
+      tunables_(group.tunables),
+      timeline_(topology.rank),
+      observers_({&metrics_, &timeline_}),
+      next_offset_(
+          Board::BytesFor({.size = board_->size(), .window_bytes = board_->window_bytes()})) {
+  if (config.autotune && topology.rank == 0) {
+    autotune_ = std::make_unique<Autotune>(config, tunables_);
+  }
+  global_ = MakeSet(0, {}, topology.rank, board_);
+  const std::lock_guard lock(sets_mutex_);
+  sets_[0] = {AllRanks(topology.size), 0, global_};
+}
 
 Engine::~Engine() { Shutdown(); }
 
-Status Engine::Submit(TensorEntry entry, bool will_wait) {
-  if (Status status = CheckSubmission(entry, topology_.size); !status.ok()) return status;
-  metrics_.OnSubmit(entry.request.params.kind, entry.request.name, entry.input.nbytes());
-  if (Status status = queue_.Push(std::move(entry)); !status.ok()) return status;
-  const bool will_be_seen =
-      will_wait || (collecting_.load() && queue_.fresh_bytes() < kWorthWaking);
-  if (!will_be_seen) bell().Ring(/*urgent=*/true);
-  return Status::Ok();
+std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
+                                            std::shared_ptr<Board> board) {
+  return std::make_shared<ProcessSet>(
+      ProcessSetOptions{.id = id,
+                        .rank = place,
+                        .names = std::move(names),
+                        .board = std::move(board),
+                        .tunables = tunables_,
+                        .config = config_,
+                        .observer = &observers_,
+                        .autotune = id == 0 ? autotune_.get() : nullptr,
+                        .on_failure = [this](const Status& cause) { FailAll(cause); }});
 }
 
-WakeReason Engine::Wait(const Handle& handle, TimePoint deadline) {
-  const auto can_go_on = [&] { return handle.done() || (HasWork() && !progressing_.load()); };
-  WakeReason reason = WakeReason::kWoken;
-  while (!handle.done()) {
-    bell().BeginAttending();
-    while (!handle.done() && SpinUntil(wait_policy_, can_go_on)) {
-      if (!handle.done()) TryProgress();
-    }
-    bell().EndAttending();
-    if (handle.done()) break;
-    const TimePoint tick{Duration(next_tick_.load())};
-    reason = bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, tick));
-    if (reason == WakeReason::kInterrupted) break;
-    if (reason == WakeReason::kWoken) continue;
-    if (Now() >= tick) TryProgress();
-    if (Now() >= deadline && !handle.done()) break;
+Result<std::shared_ptr<ProcessSet>> Engine::Find(int id) const {
+  if (id == 0) return global_;
+  const std::lock_guard lock(sets_mutex_);
+  const auto found = sets_.find(id);
+  if (found == sets_.end()) {
+    std::string ids;
+    for (const auto& [each, entry] : sets_)
+      ids += fmt::format("{}{}", ids.empty() ? "" : ", ", each);
+    return Fail(Error(StatusCode::kInvalidArgument,
+                      "process set {} does not exist; those that do: {}", id, ids));
   }
-  HandOver();
-  return handle.done() ? WakeReason::kWoken : reason;
+  if (found->second.set != nullptr) return found->second.set;
+  return Fail(Error(StatusCode::kInvalidArgument, "rank {} is not in process set {} ({})",
+                    topology_.rank, id, RanksText(found->second.ranks)));
 }
 
-// The caller stops working for the engine: the background thread takes over what is left.
-void Engine::HandOver() {
-  const bool unattended = queue_.pending() != 0 && !bell().attended();
-  if (unattended && (HasWork() || bell().sleepers(Sleep::kIdle) != 0)) bell().Wake();
+std::vector<std::shared_ptr<ProcessSet>> Engine::Sets() const {
+  std::vector<std::shared_ptr<ProcessSet>> sets;
+  const std::lock_guard lock(sets_mutex_);
+  for (const auto& [id, entry] : sets_) {
+    if (entry.set != nullptr) sets.push_back(entry.set);
+  }
+  return sets;
 }
 
-bool Engine::HasWork() const {
-  if (failed_.load()) return false;
-  return queue_.has_fresh() || control_.NeedsAttention() || board_->aborted();
+std::map<int, std::vector<int>> Engine::RanksOfSets() const {
+  std::map<int, std::vector<int>> ranks;
+  const std::lock_guard lock(sets_mutex_);
+  for (const auto& [id, entry] : sets_) ranks[id] = entry.ranks;
+  return ranks;
 }
 
-bool Engine::TryProgress() {
-  if (!progress_mutex_.try_lock()) return false;
-  progressing_.store(true);
+Status Engine::CheckRanks(const std::vector<int>& ranks) const {
+  const bool ascending =
+      std::adjacent_find(ranks.begin(), ranks.end(), std::greater_equal<>()) == ranks.end();
+  if (!ranks.empty() && ascending && ranks.front() >= 0 && ranks.back() < topology_.size) {
+    return Status::Ok();
+  }
+  return Error(
+      StatusCode::kInvalidArgument,
+      "a process set of ranks [{}]; needed are ascending ranks between 0 and {}, each once",
+      fmt::join(ranks, ", "), topology_.size - 1);
+}
+
+// No two boards of a job are taken for each other.
+BoardOptions Engine::BoardOf(int id, std::size_t size) const {
+  return {.size = static_cast<int>(size),
+          .window_bytes = board_->window_bytes(),
+          .generation = board_->generation() ^ (static_cast<std::uint64_t>(id) << 32)};
+}
+
+Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
+  if (Status status = CheckRanks(ranks); !status.ok()) return Fail(std::move(status));
+  const std::lock_guard one_at_a_time(change_mutex_);
+  // The place is used once, also when this fails: a rank that is late may still touch it.
+  const int id = next_id_++;
+  Entry entry{.ranks = ranks, .offset = next_offset_, .set = nullptr};
+  const BoardOptions options = BoardOf(id, ranks.size());
+  next_offset_ += Board::BytesFor(options);
+
+  Result<std::shared_ptr<Board>> created{nullptr};
+  const bool creator = topology_.rank == ranks.front();
+  if (creator) created = Board::CreateWithin(*board_, entry.offset, options);
+  Status status = Agree(fmt::format("hora.process_set.{}.created", id),
+                        created ? Status::Ok() : created.error());
+  if (status.ok()) {
+    Result<std::shared_ptr<ProcessSet>> set = Enter(id, entry);
+    if (set) entry.set = *set;
+    status =
+        Agree(fmt::format("hora.process_set.{}.entered", id), set ? Status::Ok() : set.error());
+  }
+  if (!status.ok()) {
+    entry.set = nullptr;
+    if (creator && created) Board::FreeWithin(*board_, entry.offset, options);
+    return Fail(Error(status.code(), "a process set of {} cannot be made: {}", RanksText(ranks),
+                      status.message()));
+  }
+  const std::lock_guard lock(sets_mutex_);
+  sets_[id] = std::move(entry);
+  return id;
+}
+
+// This rank's part in a set whose board is there; null when it is not a member.
+Result<std::shared_ptr<ProcessSet>> Engine::Enter(int id, const Entry& entry) {
+  const int place = PlaceOf(topology_.rank, entry.ranks);
+  if (place < 0) return nullptr;
+  Result<std::shared_ptr<Board>> board =
+      Board::AttachWithin(*board_, entry.offset, BoardOf(id, entry.ranks.size()));
+  if (!board) return Fail(std::move(board.error()));
   try {
-    if (!failed_.load()) Progress();
-  } catch (const std::exception& failure) {
-    FailClosed(Error(StatusCode::kInternal, "rank {}: {}", topology_.rank, failure.what()));
+    return MakeSet(id, RankNames(entry.ranks), place, std::move(*board));
+  } catch (const std::exception& failure) {  // no memory, no thread
+    return Fail(Status(StatusCode::kResource, failure.what()));
   }
-  progressing_.store(false);
-  progress_mutex_.unlock();
-  // Other threads of this rank may have slept on a handle that is done now, or on the lock.
-  if (bell().sleepers(Sleep::kWaiting) != 0) bell().Wake();
-  return true;
 }
 
-void Engine::Progress() {
-  if (board_->aborted()) return FailClosed(board_->abort_status());
-  const TimePoint now = Now();
-  // Drain
-  queue_.Drain(fresh_);
-  for (Request& request : fresh_) negotiator_.Submit(std::move(request), now);
-  fresh_.clear();
-  // Negotiate
-  if (Status status = control_.Receive(negotiator_, now); !status.ok()) return FailClosed(status);
-  if (now.time_since_epoch().count() >= next_tick_.load()) negotiator_.Tick(now);
-  actions_.clear();
-  negotiator_.Take(actions_);
-  next_tick_.store(negotiator_.NextDeadline().time_since_epoch().count());
-  if (Status status = control_.Send(actions_.send); !status.ok()) return FailClosed(status);
-  control_.Flush();
-  // PlanFusion, Execute, Complete
-  LogStalls(topology_.rank, actions_.stalled);
-  for (auto& [name, status] : actions_.reject) executor_.Complete(name, std::move(status));
-  if (Status status = ExecuteAgreed(); !status.ok()) return FailClosed(status);
-  if (!actions_.failure.ok()) FailClosed(actions_.failure);
+Status Engine::RemoveProcessSet(int id) {
+  if (id == 0) {
+    return Error(StatusCode::kInvalidArgument, "the global process set (0) cannot be removed");
+  }
+  const std::lock_guard one_at_a_time(change_mutex_);
+  Entry entry;
+  {
+    const std::lock_guard lock(sets_mutex_);
+    const auto found = sets_.find(id);
+    if (found == sets_.end()) {
+      return Error(StatusCode::kInvalidArgument, "process set {} does not exist", id);
+    }
+    entry = found->second;
+  }
+  // A peer may be far behind with what is pending here; if it never comes, that is a stall.
+  if (entry.set != nullptr) entry.set->Leave(config_.stall_abort);
+  Status status = Agree(fmt::format("hora.process_set.{}.left", id), Status::Ok());
+  if (!status.ok()) return status;
+  if (topology_.rank == entry.ranks.front()) {
+    Board::FreeWithin(*board_, entry.offset, BoardOf(id, entry.ranks.size()));
+  }
+  const std::lock_guard lock(sets_mutex_);
+  sets_.erase(id);
+  return Status::Ok();
 }
 
-// Agreement by agreement: one Progress may see two of them together where another rank sees them
-// apart, and both must form the same batches.
-Status Engine::ExecuteAgreed() {
-  std::size_t begin = 0;
-  for (const std::size_t end : actions_.agreement_ends) {
-    const auto agreed = std::span(actions_.execute).subspan(begin, end - begin);
-    if (Status status = executor_.Execute(agreed); !status.ok()) return status;
-    begin = end;
+Status Engine::Agree(const std::string& name, const Status& mine) {
+  // One byte for the code, then the text.
+  std::string said(1, static_cast<char>(mine.code()));
+  said += Shortened(mine.message(), kMaxMessageBytes);
+  auto handle = std::make_shared<Handle>(name);
+  TensorEntry entry;
+  entry.request = {.name = name,
+                   .params = {.kind = OpKind::kAllgather, .dtype = DType::kUInt8, .shape = {0}},
+                   .first_dims = {static_cast<std::int64_t>(said.size())}};
+  entry.input = {.data = reinterpret_cast<std::byte*>(said.data()),
+                 .dtype = DType::kUInt8,
+                 .device = {},
+                 .shape = {static_cast<std::int64_t>(said.size())}};
+  entry.handle = handle;
+  Status status = global_->Submit(std::move(entry), /*will_wait=*/true);
+  if (!status.ok()) return status;
+  // The stall detector ends this well before; `said` must stay until it has.
+  const TimePoint deadline = SteadyClock::Instance().Now() + 2 * config_.stall_abort;
+  while (!handle->done()) {
+    if (global_->Wait(*handle, deadline) != WakeReason::kDeadline) continue;
+    Abort(Error(StatusCode::kStalled, "rank {} waited too long in '{}'", topology_.rank, name));
+  }
+  if (!handle->status().ok()) return handle->status();
+  const Gathered& gathered = *handle->gathered().front();
+  const auto* next = reinterpret_cast<const char*>(gathered.bytes().data());
+  for (std::size_t rank = 0; rank < gathered.rows_by_rank().size(); ++rank) {
+    const std::string_view text(next, static_cast<std::size_t>(gathered.rows_by_rank()[rank]));
+    next += text.size();
+    const auto code = static_cast<StatusCode>(text.front());
+    if (code != StatusCode::kOk) return Error(code, "rank {}: {}", rank, text.substr(1));
   }
   return Status::Ok();
 }
 
-// Progress lock held. The group is lost: say so to everybody, keep nobody waiting.
-void Engine::FailClosed(const Status& cause) {
-  if (failed_.exchange(true)) return;
-  next_tick_.store(TimePoint::max().time_since_epoch().count());
+void Engine::FailAll(const Status& cause) {
   board_->Abort(topology_.rank, cause);
-  const Status first_cause = board_->abort_status();
-  for (const auto& handle : queue_.Close(first_cause)) handle->Complete(first_cause);
-  Log(LogLevel::kDebug, topology_.rank, fmt::format("failed closed: {}", first_cause.message()));
+  for (const auto& set : Sets()) set->Abort(cause);
 }
 
-void Engine::RunInBackground(std::stop_token stop) {
-  const std::stop_callback wake_to_stop(stop, [this] { bell().Wake(); });
-  const auto must_wake = [&] {
-    return stop.stop_requested() || (HasWork() && !bell().attended() && !progressing_.load());
-  };
-  while (!stop.stop_requested()) {
-    // Another thread that works for the engine is better placed than this one.
-    const TimePoint tick{Duration(next_tick_.load())};
-    if (!bell().attended() && queue_.has_fresh()) CollectSubmissions(stop);
-    if (!bell().attended() && (HasWork() || Now() >= tick) && TryProgress()) continue;
-    const Sleep depth = queue_.pending() != 0 ? Sleep::kBackup : Sleep::kIdle;
-    bell().SleepUnless(must_wake, depth, std::min(tick, Now() + kLongestSleep));
-  }
-}
-
-// A backward pass submits gradients one after the other. Waking up for each of them would take the
-// core from that very pass, so the first one opens a window in which the next ones make no noise.
-void Engine::CollectSubmissions(const std::stop_token& stop) {
-  const auto enough = [&] {
-    return stop.stop_requested() || bell().attended() || board_->aborted() ||
-           queue_.fresh_bytes() >= kWorthWaking;
-  };
-  collecting_.store(true);
-  bell().SleepUnless(enough, Sleep::kIdle, Now() + kCollectFor);
-  collecting_.store(false);
-}
-
-void Engine::Abort(const Status& cause) {
-  board_->Abort(topology_.rank, cause);
-  bell().Wake();
-}
+void Engine::Abort(const Status& cause) { FailAll(cause); }
 
 void Engine::Shutdown() {
   if (left_) return;
   left_ = true;
-  LeaveGroup();
-  background_.request_stop();
-  background_.join();
+  for (const auto& set : Sets()) {
+    if (set != global_) set->Leave();
+  }
+  global_->Leave();
   liveness_.SayGoodbye();
-}
-
-// Peers may already be in the middle of what this rank has submitted, so that is finished first.
-void Engine::LeaveGroup() {
-  const TimePoint deadline = Now() + kShutdownPatience;
-  while (queue_.pending() != 0 && !failed_.load() && Now() < deadline) {
-    if (!HasWork() || !TryProgress()) YieldCore();
-  }
-  const Status gone =
-      Error(StatusCode::kShutDown, "rank {} has shut down; its pending operations: {}",
-            topology_.rank, queue_.pending());
-  if (queue_.pending() != 0) board_->Abort(topology_.rank, gone);
-  while (!progress_mutex_.try_lock()) YieldCore();  // an abort has freed whoever holds it
-  if (!failed_.load() && !board_->aborted()) {
-    negotiator_.Leave();
-    actions_.clear();
-    negotiator_.Take(actions_);
-    const Status sent = control_.Send(actions_.send);
-    while (sent.ok() && !control_.Flush() && Now() < deadline) YieldCore();
-  }
-  for (const auto& handle : queue_.Close(gone)) handle->Complete(gone);
-  failed_.store(true);
-  progress_mutex_.unlock();
 }
 
 }  // namespace hora

@@ -1,17 +1,18 @@
 // One rank's engine: its process sets, who watches its peers, and what it tells about itself.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "hora/autotune/tuner.h"
 #include "hora/base/config.h"
 #include "hora/base/result.h"
 #include "hora/control/host_group.h"
 #include "hora/control/liveness.h"
+#include "hora/engine/autotune.h"
 #include "hora/engine/process_set.h"
 #include "hora/engine/topology.h"
 #include "hora/observe/metrics.h"
@@ -39,11 +40,13 @@ class Engine {
   // The set of that id, kInvalidArgument when there is none or this rank is not in it.
   Result<std::shared_ptr<ProcessSet>> Find(int id) const;
   std::vector<std::shared_ptr<ProcessSet>> Sets() const;  // that this rank is in, by id
+  std::map<int, std::vector<int>> RanksOfSets() const;    // all that exist, by id
 
   // Collective over all ranks of the job, in the same order everywhere, with the same ascending
   // `ranks` (the caller has made sure). Blocks until every member may be spoken to. The set's id;
-  // ids are not used again.
-  Result<int> AddProcessSet(std::vector<int> ranks);
+  // ids are not used again. A failure, as when there is no memory, is the same on every rank, and
+  // leaves things as they were: it may be tried again.
+  Result<int> AddProcessSet(const std::vector<int>& ranks);
   // Collective as well: first, every member finishes what it has pending in the set.
   Status RemoveProcessSet(int id);
 
@@ -58,27 +61,42 @@ class Engine {
   void CloseInForkedChild() noexcept { liveness_.CloseInForkedChild(); }
 
  private:
+  // A set that exists.
+  struct Entry {
+    std::vector<int> ranks;
+    std::size_t offset = 0;           // of its board in the segment
+    std::shared_ptr<ProcessSet> set;  // null: this rank is not in it
+  };
+
   Engine(const Topology& topology, const Config& config, HostGroup group);
 
-  std::shared_ptr<ProcessSet> MakeSet(int id, RankNames names, std::shared_ptr<Board> board);
+  std::shared_ptr<ProcessSet> MakeSet(int id, RankNames names, int place,
+                                      std::shared_ptr<Board> board);
+  Status CheckRanks(const std::vector<int>& ranks) const;
+  BoardOptions BoardOf(int id, std::size_t size) const;
+  Result<std::shared_ptr<ProcessSet>> Enter(int id, const Entry& entry);
+  // All ranks say how it went: the first failure, by rank, becomes everybody's status.
+  Status Agree(const std::string& name, const Status& mine);
   void FailAll(const Status& cause);
 
   const Topology topology_;
   const Config config_;
   const std::shared_ptr<Board> board_;  // of the global set
+  Liveness liveness_;
   const Tunables tunables_;
   Metrics metrics_;
   Timeline timeline_;
-  ObserverList observers_;  // the two above
-  std::unique_ptr<Tuner> tuner_;  // rank 0, when asked for
+  ObserverList observers_;              // the two above
+  std::unique_ptr<Autotune> autotune_;  // rank 0, when asked for
+
+  std::mutex change_mutex_;      // held while a set is added or removed, so one at a time
+  int next_id_ = 1;              // equal on all ranks; change_mutex_
+  std::size_t next_offset_ = 0;  // of the next set's board, equal on all ranks; change_mutex_
 
   mutable std::mutex sets_mutex_;
-  std::map<int, std::shared_ptr<ProcessSet>> sets_;  // that this rank is in; sets_mutex_
-  int next_id_ = 1;                // equal on all ranks
-  std::size_t next_offset_ = 0;    // in the segment, of the next set's board; equal on all ranks
-  std::shared_ptr<ProcessSet> global_;
+  std::map<int, Entry> sets_;  // sets_mutex_
   bool left_ = false;
-  Liveness liveness_;
+  std::shared_ptr<ProcessSet> global_;  // its threads use all of the above
 };
 
 }  // namespace hora

@@ -4,80 +4,246 @@
 #include <utility>
 
 #include "hora/base/check.h"
-#include "hora/fusion/fusion_plan.h"
+#include "hora/collectives/adasum.h"
+#include "hora/engine/process_set_text.h"
+#include "hora/engine/split_exchange.h"
 
 namespace hora {
 namespace {
 
-// An allgather's output, whose size only became known with the agreement; data is still null.
-TensorView GatheredView(const Response& response) {
-  const std::int64_t rows =
-      std::accumulate(response.first_dims.begin(), response.first_dims.end(), std::int64_t{0});
-  return {.dtype = response.params.dtype,
-          .device = response.params.device,
-          .shape = response.params.shape.WithFirstDim(rows)};
+constexpr std::size_t kScratchAlignment = 64;
+
+bool IsAdasum(const OpParams& params) {
+  return params.kind == OpKind::kAllreduce && params.reduce_op == ReduceOp::kAdasum;
+}
+
+TensorView ViewOf(const OpParams& params, std::size_t tensor) {
+  return {.data = nullptr,
+          .dtype = params.dtype_of(tensor),
+          .device = params.device,
+          .shape = params.shape_of(tensor)};
+}
+
+std::size_t AlignedBytes(const TensorView& view) {
+  return (view.nbytes() + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+}
+
+// The rows of one tensor of an allgather, by rank.
+std::vector<std::int64_t> RowsByRank(const Response& response, std::size_t tensor) {
+  const std::size_t tensors = response.params.tensor_count();
+  std::vector<std::int64_t> rows;
+  rows.reserve(response.first_dims.size() / tensors);
+  for (std::size_t i = tensor; i < response.first_dims.size(); i += tensors) {
+    rows.push_back(response.first_dims[i]);
+  }
+  return rows;
+}
+
+// Memory for `rows` together, whose number only became known with the agreement.
+std::shared_ptr<Gathered> Allocate(std::vector<std::int64_t> rows, TensorView& view) {
+  view.shape = view.shape.WithFirstDim(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}));
+  auto gathered = std::make_shared<Gathered>(std::move(rows), view.nbytes());
+  view.data = gathered->bytes().data();
+  return gathered;
 }
 
 }  // namespace
 
-Executor::Executor(int size, std::size_t fusion_threshold_bytes,
+Executor::Executor(ExecutorOptions options,
                    std::vector<std::unique_ptr<CollectiveBackend>> backends, TensorQueue& queue,
                    Observer& observer)
-    : size_(size),
-      fusion_threshold_bytes_(fusion_threshold_bytes),
+    : options_(std::move(options)),
       backends_(std::move(backends)),
       queue_(queue),
-      observer_(observer) {}
+      observer_(observer) {
+  Retune(options_.tuning);
+}
+
+void Executor::Retune(const Tuning& tuning) {
+  options_.tuning = tuning;
+  for (const auto& backend : backends_) backend->Retune(tuning);
+}
 
 Status Executor::Execute(std::span<const Response> responses) {
-  for (const Response& response : responses) {
-    observer_.OnAgreed(response.params.kind, response.name);
-    if (!response.error.ok()) Complete(response.name, response.error);
-  }
-  for (const Batch& batch : PlanFusion(responses, size_, fusion_threshold_bytes_)) {
+  Begin(responses);
+  const auto threshold = static_cast<std::size_t>(options_.tuning.fusion_threshold_bytes);
+  for (Batch& batch : PlanFusion(responses, options_.size, threshold)) {
     if (Status status = ExecuteBatch(batch, responses); !status.ok()) return status;
   }
   return Status::Ok();
 }
 
-Status Executor::ExecuteBatch(const Batch& batch, std::span<const Response> responses) {
-  const OpKind kind = batch.params.kind;
-  std::vector<MemberBuffers> buffers;
-  std::vector<std::shared_ptr<Gathered>> gathered(batch.members.size());
-  buffers.reserve(batch.members.size());
-  for (std::size_t i = 0; i < batch.members.size(); ++i) {
-    const Response& response = responses[batch.members[i]];
-    TensorEntry* entry = queue_.Find(response.name);
-    Check(entry != nullptr, "what was agreed is pending on every rank");
-    buffers.push_back({entry->input, entry->output});
-    if (kind != OpKind::kAllgather) continue;
-    TensorView& output = buffers.back().output = GatheredView(response);
-    gathered[i] = std::make_shared<Gathered>(response.first_dims, output.nbytes());
-    output.data = gathered[i]->bytes().data();
+void Executor::Begin(std::span<const Response> responses) {
+  in_flight_.clear();
+  for (const Response& response : responses) {
+    observer_.OnAgreed({options_.process_set, response.params.kind, response.name});
+    InFlight& in_flight = in_flight_.emplace_back();
+    if (!response.error.ok()) {
+      Refuse(response.name, response.error);
+    } else if (!response.absent.Contains(options_.rank)) {
+      in_flight.entry = queue_.Find(response.name);
+      Check(in_flight.entry != nullptr, "what was agreed is pending on every rank");
+      in_flight.open_tensors = response.params.tensor_count();
+    }
   }
-  // All ranks have arrived, which is all that a barrier asks for.
-  if (kind != OpKind::kBarrier) {
-    CollectiveCall call{.params = batch.params,
-                        .size = size_,
-                        .bytes_per_rank = batch.bytes_per_rank,
-                        .input = InputStream(buffers),
-                        .outputs = OutputStreams(batch, responses, buffers, size_)};
-    observer_.OnBatchBegin(kind, batch.members.size(), call.input.size());
-    const Status status = BackendFor(batch.params).Execute(call);
-    observer_.OnBatchEnd(kind, status);
-    if (!status.ok()) return status;
+}
+
+Status Executor::ExecuteBatch(Batch& batch, std::span<const Response> responses) {
+  const Response& first = responses[batch.members.front().response];
+  Status status;
+  switch (batch.params.kind) {
+    case OpKind::kBarrier:  // all ranks have arrived, which is all that these ask for
+    case OpKind::kJoin:
+      break;
+    case OpKind::kAlltoall:
+      status = Alltoall(batch, first);
+      break;
+    default:
+      status = Fused(batch, responses);
   }
-  for (std::size_t i = 0; i < batch.members.size(); ++i) {
-    Complete(responses[batch.members[i]].name, Status::Ok(), std::move(gathered[i]));
+  if (!status.ok()) return status;
+  for (const Batch::Member& member : batch.members) {
+    TensorDone(responses[member.response], in_flight_[member.response]);
   }
   return Status::Ok();
 }
 
-void Executor::Complete(std::string_view name, Status status, std::shared_ptr<Gathered> gathered) {
+Status Executor::Fused(Batch& batch, std::span<const Response> responses) {
+  const Response& first = responses[batch.members.front().response];
+  buffers_.clear();
+  if (first.absent.Contains(options_.rank)) {
+    MakeScratch(batch, responses);
+  } else {
+    FindBuffers(batch, responses);
+  }
+  CollectiveCall call{.params = batch.params,
+                      .size = options_.size,
+                      .inputs = InputStreams(batch, responses, buffers_, options_.size),
+                      .outputs = OutputStreams(batch, responses, buffers_, options_.size),
+                      .absent = first.absent,
+                      .divisor = DivisorOf(first)};
+  call.bytes_per_rank = std::move(batch.bytes_per_rank);
+  if (IsAdasum(batch.params)) {
+    for (const MemberBuffers& each : buffers_) call.tensor_bytes.push_back(each.input.nbytes());
+  }
+  return Run(call, batch, first);
+}
+
+void Executor::FindBuffers(const Batch& batch, std::span<const Response> responses) {
+  for (const Batch::Member& member : batch.members) {
+    const TensorEntry& entry = *in_flight_[member.response].entry;
+    if (member.tensor == 0) {
+      buffers_.push_back({entry.input, entry.output});
+    } else {
+      const TensorPair& pair = entry.rest[member.tensor - 1];
+      buffers_.push_back({pair.input, pair.output});
+    }
+    if (batch.params.kind != OpKind::kAllgather) continue;
+    AllocateGathered(member, responses[member.response], buffers_.back().output);
+  }
+}
+
+void Executor::AllocateGathered(const Batch::Member& member, const Response& response,
+                                TensorView& output) {
+  auto& gathered = in_flight_[member.response].gathered;
+  gathered.resize(response.params.tensor_count());
+  output = ViewOf(response.params, member.tensor);
+  gathered[member.tensor] = Allocate(RowsByRank(response, member.tensor), output);
+}
+
+// This rank has joined: it takes part in the work with memory that nobody reads.
+void Executor::MakeScratch(const Batch& batch, std::span<const Response> responses) {
+  std::size_t needed = 0;
+  for (const Batch::Member& member : batch.members) {
+    const TensorView view = ViewOf(responses[member.response].params, member.tensor);
+    buffers_.push_back({view, view});
+    needed += AlignedBytes(view);
+  }
+  if (needed > scratch_.size()) scratch_.resize(needed);
+  std::byte* next = scratch_.data();
+  for (MemberBuffers& each : buffers_) {
+    each.input.data = each.output.data = next;
+    next += AlignedBytes(each.input);
+  }
+}
+
+Status Executor::Alltoall(const Batch& batch, const Response& response) {
+  InFlight& in_flight = in_flight_[batch.members.front().response];
+  TensorEntry& entry = *in_flight.entry;
+  const OpParams integers{.kind = OpKind::kAllgather,
+                          .dtype = DType::kInt64,
+                          .device = response.params.device,
+                          .shape = Shape{0}};
+  Result<SplitTable> table = ExchangeSplits(BackendFor(integers), integers, entry.splits);
+  if (!table) return table.error();
+  const TensorView& input = entry.input;
+  Result<std::vector<std::uint64_t>> bytes = table->Bytes(
+      static_cast<std::uint64_t>(input.shape.elements_per_row()) * SizeOf(input.dtype));
+  if (!bytes) {  // all ranks see the same table, so they all come here
+    Refuse(response.name, bytes.error());
+    in_flight.entry = nullptr;
+    return Status::Ok();
+  }
+
+  TensorView output = ViewOf(response.params, 0);
+  std::vector<std::int64_t> received = table->ReceivedBy(options_.rank);
+  in_flight.gathered.push_back(Allocate(received, output));
+  CollectiveCall call{.params = batch.params,
+                      .size = options_.size,
+                      .bytes_per_rank = std::move(*bytes),
+                      .inputs = SplitByRows(input, entry.splits),
+                      .outputs = SplitByRows(output, received)};
+  return Run(call, batch, response);
+}
+
+Status Executor::Run(CollectiveCall& call, const Batch& batch, const Response& first) {
+  const OpLabel label{options_.process_set, batch.params.kind, first.name};
+  std::uint64_t bytes = 0;
+  for (const ByteStream& input : call.inputs) bytes += input.size();
+  moved_bytes_ += bytes;
+  observer_.OnBatchBegin(label, batch.members.size(), bytes);
+  const Status status = IsAdasum(batch.params)
+                            ? RunAdasum(BackendForAdasum(call.params), options_.rank, call)
+                            : BackendFor(batch.params).Execute(call);
+  observer_.OnBatchEnd(label, status);
+  return status;
+}
+
+// The last tensor of an operation completes its handle.
+void Executor::TensorDone(const Response& response, InFlight& in_flight) {
+  if (in_flight.entry == nullptr || --in_flight.open_tensors != 0) return;
+  const OpKind kind = response.params.kind;
+  const std::shared_ptr<Handle> handle = queue_.Remove(response.name);
+  in_flight.entry = nullptr;
+  Check(handle != nullptr, "what is in flight is pending");
+  observer_.OnComplete({options_.process_set, kind, response.name}, Status::Ok());
+  int last_joined = -1;
+  if (kind == OpKind::kJoin) {
+    last_joined = options_.names.Of(response.params.root_rank);
+    scratch_ = {};
+  }
+  handle->Complete(Status::Ok(), std::move(in_flight.gathered), last_joined);
+}
+
+void Executor::Refuse(std::string_view name, const Status& error) {
+  const TensorEntry* entry = queue_.Find(name);
+  if (entry == nullptr) return;  // an error about a tensor that this rank never submitted
+  const OpLabel label{options_.process_set, entry->request.params.kind, name};
   const std::shared_ptr<Handle> handle = queue_.Remove(name);
-  if (handle == nullptr) return;  // an error about a tensor that this rank never submitted
-  observer_.OnComplete(name, status);
-  handle->Complete(std::move(status), std::move(gathered));
+  const Status status = InProcessSet(options_.process_set, error);
+  observer_.OnComplete(label, status);
+  handle->Complete(status);
+}
+
+int Executor::DivisorOf(const Response& response) const {
+  if (options_.join_divides_by_size || response.absent.empty()) return options_.size;
+  return options_.size - response.absent.count();
+}
+
+// Adasum is made of collectives that move bytes; any reduction stands for them.
+CollectiveBackend& Executor::BackendForAdasum(OpParams params) {
+  params.reduce_op = ReduceOp::kSum;
+  return BackendFor(params);
 }
 
 CollectiveBackend& Executor::BackendFor(const OpParams& params) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -9,9 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "hora/autotune/tuner.h"
 #include "hora/base/config.h"
 #include "hora/base/status.h"
+#include "hora/engine/autotune.h"
 #include "hora/engine/control_plane.h"
 #include "hora/engine/executor.h"
 #include "hora/negotiation/negotiator.h"
@@ -30,21 +31,24 @@ struct ProcessSetOptions {
   Tunables tunables;
   Config config;
   Observer* observer = nullptr;  // outlives the set
-  Tuner* tuner = nullptr;        // the root of the global set only; outlives the set
-  // Called once, on any thread, with the progress lock held, when the set has failed closed.
+  Autotune* autotune = nullptr;  // the root of the global set only; outlives the set
+  // Called at most once, on any thread, with the progress lock held, when the set has failed
+  // closed.
   std::function<void(const Status&)> on_failure;
 };
 
 // Owns the queue, negotiator, executor and one background thread of the set; shares its board. A
 // set has a progress lock of its own, so a collective of one set never waits for another set's: two
-// overlapping sets may run their collectives in different orders on different ranks. Public members:
-// any thread, unless said otherwise. Ranks are places in the set, except in texts.
+// overlapping sets may run their collectives in different orders on different ranks. Public
+// members: any thread, unless said otherwise. Ranks are places in the set, except in texts.
 //
 // Whoever waits, works: a thread in Wait takes the progress lock and runs the set itself. The
 // background thread does so only for asynchronous work that nobody waits for; with nothing pending
 // it sleeps, and costs nothing.
 class ProcessSet {
  public:
+  static constexpr Duration kShutdownPatience = std::chrono::seconds(2);
+
   explicit ProcessSet(ProcessSetOptions options);
   ~ProcessSet();  // Leave
   ProcessSet(const ProcessSet&) = delete;
@@ -55,6 +59,7 @@ class ProcessSet {
   int size() const { return board_->size(); }
   const RankNames& names() const { return options_.names; }
   const TensorQueue& queue() const { return queue_; }
+  Tuning tuning() const;  // in force
 
   // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be
   // woken. A broadcast's root_rank is a place in the set.
@@ -66,21 +71,24 @@ class ProcessSet {
   // Ends the set for all of its ranks.
   void Abort(const Status& cause);
 
-  // Leaves the set. What is running everywhere is finished first; what is not agreed yet fails with
-  // kShutDown. Bounded by a few seconds even when peers hang. Idempotent; not concurrent with
-  // itself.
-  void Leave();
+  // Leaves the set. What is running everywhere is finished first; what is not agreed within
+  // `patience` fails with kShutDown, on all ranks of the set. Afterwards nothing touches the board.
+  // Idempotent; not concurrent with itself.
+  void Leave(Duration patience = kShutdownPatience);
 
  private:
   bool HasWork() const;
   bool TryProgress();  // false when another thread has the progress lock
   void Progress();     // progress lock held
   Status ExecuteAgreed();
+  void Adopt(const Tuning& tuning);
+  void FeedAutotune(TimePoint began);
   void FailClosed(const Status& cause);
   void HandOver();
   void RunInBackground(std::stop_token stop);
   void CollectSubmissions(const std::stop_token& stop);
-  void LeaveGroup();
+  void LeaveGroup(Duration patience);
+  int global_rank() const { return options_.names.Of(options_.rank); }
 
   Doorbell& bell() const { return board_->flags(options_.rank).doorbell; }
 
@@ -95,6 +103,10 @@ class ProcessSet {
   Executor executor_;
   std::vector<Request> fresh_;
   NegotiatorActions actions_;
+  std::uint64_t autotuned_bytes_ = 0;  // that autotune has been told of
+
+  mutable std::mutex tuning_mutex_;
+  Tuning tuning_;  // tuning_mutex_
 
   std::atomic<bool> progressing_{false};  // somebody holds progress_mutex_
   std::atomic<bool> failed_{false};

@@ -3,10 +3,13 @@
 
 #include "hora/base/status.h"
 #include "hora/queue/tensor_entry.h"
+#include "hora/tensor/rank_names.h"
 
 namespace hora {
 
-// kInvalidArgument naming the tensor, what is wrong with it and what would be right.
-Status CheckSubmission(const TensorEntry& entry, int size);
+// `rank` of the `size` ranks of a process set submits `entry`. kInvalidArgument naming the tensor,
+// what is wrong with it and what would be right; kInternal for an entry whose parts contradict each
+// other, which only the bindings could have made.
+Status CheckSubmission(const TensorEntry& entry, int rank, int size, const RankNames& names = {});
 
 }  // namespace hora

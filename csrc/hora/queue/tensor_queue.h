@@ -10,16 +10,25 @@
 #include <unordered_map>
 #include <vector>
 
+#include "hora/base/clock.h"
 #include "hora/base/status.h"
 #include "hora/queue/tensor_entry.h"
 
 namespace hora {
 
-// Owns the entries. Push may be called by any thread, the rest by the progress context. Nothing
-// blocks for longer than a map operation.
+// What somebody who asks is told about an operation that is not done.
+struct PendingOperation {
+  OpKind kind = OpKind::kAllreduce;
+  std::string name;
+  TimePoint since;  // submitted
+};
+
+// Owns the entries. Push, Pending and the counts: any thread; the rest: the progress context.
+// Nothing blocks for longer than a map operation.
 class TensorQueue {
  public:
-  // kInvalidArgument when the name is still in use; after Close, the status given to it.
+  // kInvalidArgument when the name is still in use, or this rank has joined and waits for the
+  // others; after Close, the status given to it.
   Status Push(TensorEntry entry);
 
   // Moves the requests pushed since the last call to the end of `fresh`; the entries stay.
@@ -37,7 +46,7 @@ class TensorQueue {
   bool has_fresh() const { return fresh_count_.load() != 0; }
   std::size_t fresh_bytes() const { return fresh_bytes_.load(); }  // what Drain would hand over
   std::size_t pending() const { return pending_count_.load(); }
-  std::vector<std::string> PendingNames() const;
+  std::vector<PendingOperation> Pending() const;  // in order of submission
 
  private:
   struct Hash {
@@ -48,9 +57,17 @@ class TensorQueue {
   };
 
   mutable std::mutex mutex_;
-  std::unordered_map<std::string, TensorEntry, Hash, std::equal_to<>> entries_;  // by name; mutex_
-  std::vector<Request> fresh_;                                                   // mutex_
-  Status closed_;                                                                // mutex_
+  struct Pended {
+    TensorEntry entry;
+    TimePoint since;
+  };
+
+  // All of these: mutex_.
+  std::unordered_map<std::string, Pended, Hash, std::equal_to<>> entries_;  // by name
+  std::vector<Request> fresh_;
+  bool joined_ = false;  // a join is pending
+  Status closed_;
+
   std::atomic<std::size_t> fresh_count_{0};
   std::atomic<std::size_t> fresh_bytes_{0};
   std::atomic<std::size_t> pending_count_{0};

@@ -78,7 +78,7 @@ TEST(HostGroup, FormsForEverySize) {
   for (const int size : {2, 3, 8}) {
     const auto results = FormTogether(MeetingPoint(size));
     ExpectGroup(results);
-    EXPECT_EQ(results[0]->tunables.fusion_threshold_bytes, 1000u) << "rank 0's";
+    EXPECT_EQ(results[0]->tunables.tuning.fusion_threshold_bytes, 1000u) << "rank 0's";
   }
 }
 

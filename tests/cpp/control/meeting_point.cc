@@ -53,7 +53,7 @@ HostGroupOptions MeetingPoint::OptionsOf(int rank) const {
           .rendezvous = name_,
           .key = key_,
           .listen_fd = rank == 0 ? listener_.get() : -1,
-          .tunables = {.fusion_threshold_bytes = static_cast<std::uint64_t>(1000 + rank),
+          .tunables = {.tuning = {.fusion_threshold_bytes = static_cast<std::uint64_t>(1000 + rank)},
                        .window_bytes = 4096,
                        .cache_capacity = 7,
                        .tree_fan_out = 2},

@@ -10,10 +10,16 @@ namespace hora {
 namespace {
 
 TensorEntry Entry(const std::string& name) {
-  return {.request = {.name = name, .params = {}, .first_dim = 0},
-          .input = {},
-          .output = {},
-          .handle = std::make_shared<Handle>(name)};
+  TensorEntry entry;
+  entry.request.name = name;
+  entry.handle = std::make_shared<Handle>(name);
+  return entry;
+}
+
+TensorEntry Join(const std::string& name) {
+  TensorEntry entry = Entry(name);
+  entry.request.params.kind = OpKind::kJoin;
+  return entry;
 }
 
 std::vector<std::string> NamesOf(const std::vector<Request>& requests) {
@@ -48,6 +54,48 @@ TEST(TensorQueue, ANameIsFreeAgainOnceRemoved) {
   EXPECT_EQ(queue.Find("x"), nullptr);
   EXPECT_EQ(queue.Remove("x"), nullptr);
   EXPECT_TRUE(queue.Push(Entry("x")).ok());
+}
+
+TEST(TensorQueue, PendingTellsWhatIsNotDoneAndSinceWhen) {
+  TensorQueue queue;
+  const TimePoint before = SteadyClock::Instance().Now();
+  ASSERT_TRUE(queue.Push(Entry("b")).ok());
+  ASSERT_TRUE(queue.Push(Join("a")).ok());
+  const std::vector<PendingOperation> pending = queue.Pending();
+  ASSERT_EQ(pending.size(), 2u);
+  EXPECT_EQ(pending[0].name, "b");
+  EXPECT_EQ(pending[0].kind, OpKind::kAllreduce);
+  EXPECT_EQ(pending[1].name, "a");
+  EXPECT_EQ(pending[1].kind, OpKind::kJoin);
+  EXPECT_GE(pending[0].since, before);
+  EXPECT_LE(pending[0].since, pending[1].since);
+  queue.Remove("b");
+  EXPECT_EQ(queue.Pending().size(), 1u);
+}
+
+TEST(TensorQueue, WhoHasJoinedSubmitsNothingUntilTheJoinIsDone) {
+  TensorQueue queue;
+  ASSERT_TRUE(queue.Push(Entry("before")).ok());
+  ASSERT_TRUE(queue.Push(Join("join")).ok());
+  for (const Status& refused : {queue.Push(Entry("after")), queue.Push(Join("again"))}) {
+    EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(refused.message().find("has joined"), std::string::npos) << refused.message();
+  }
+  queue.Remove("before");
+  EXPECT_FALSE(queue.Push(Entry("after")).ok());
+  queue.Remove("join");
+  EXPECT_TRUE(queue.Push(Entry("after")).ok());
+}
+
+TEST(TensorQueue, FreshBytesCountEveryTensorOfAGroup) {
+  TensorQueue queue;
+  TensorEntry entry = Entry("group");
+  entry.input = {.data = nullptr, .dtype = DType::kFloat32, .device = {}, .shape = Shape{3}};
+  TensorPair second;
+  second.input = {.data = nullptr, .dtype = DType::kFloat64, .device = {}, .shape = Shape{2}};
+  entry.rest.push_back(second);
+  ASSERT_TRUE(queue.Push(std::move(entry)).ok());
+  EXPECT_EQ(queue.fresh_bytes(), 4u * 3 + 8u * 2);
 }
 
 TEST(TensorQueue, CloseGivesBackWhatIsPendingAndRefusesTheRest) {
