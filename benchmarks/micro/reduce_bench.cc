@@ -73,8 +73,13 @@ void RegisterAll() {
     }
     Register(level, {.dtype = DType::kFloat64}, 2, 64u << 10);
     Register(level, {.dtype = DType::kInt64}, 2, 64u << 10);
+    Register(level, {.dtype = DType::kComplex64}, 2, 64u << 10);
   }
   SetCpuLevel(DetectedCpuLevel());
+  // The same code on every level.
+  for (const DType dtype : {DType::kFloat8E4M3FN, DType::kFloat8E5M2}) {
+    Register(CpuLevel::kScalar, {.dtype = dtype}, 2, 64u << 10);
+  }
 }
 
 }  // namespace
