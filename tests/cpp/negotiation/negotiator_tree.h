@@ -109,7 +109,7 @@ inline Request Allreduce(std::string name, Shape shape = {4}) {
 inline Request Allgather(std::string name, std::int64_t rows, std::int64_t columns = 3) {
   return {.name = std::move(name),
           .params = {.kind = OpKind::kAllgather, .shape = {0, columns}},
-          .first_dim = rows};
+          .first_dims = {rows}};
 }
 
 inline Request Broadcast(std::string name, int root, Shape shape = {4}) {

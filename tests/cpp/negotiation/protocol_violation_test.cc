@@ -84,7 +84,7 @@ TEST(ProtocolViolation, Requests) {
   SubtreeRequest both = From(1, Allreduce("x"));
   both.variants.push_back({.params = Allreduce("x", {9}).params, .ranks = RankSet::Of(1)});
   EXPECT_EQ(says({both}), "'x' is requested for rank 1, not once for each of rank 1");
-  EXPECT_EQ(says({From(1, Allgather("x", 1))}), "first dimensions of 'x'");
+  EXPECT_EQ(says({From(1, Allgather("x", 1))}), "first dimensions or kind of 'x'");
 }
 
 TEST(ProtocolViolation, TwiceInTwoMessages) {

@@ -76,7 +76,7 @@ TEST(ReadinessTable, ExpandingKeepsWhoHasContributed) {
   EXPECT_EQ(requests[0].variants[0].ranks, Ranks({1, 3, 4, 7}));
   EXPECT_EQ(requests[0].variants[0].first_dims,
             (std::vector<RankRows>{{1, 99}, {3, 13}, {4, 14}, {7, 17}}));
-  EXPECT_TRUE(table.AgreeName("w", 5));
+  EXPECT_TRUE(table.AgreeName("w", 5, {}));
   EXPECT_FALSE(table.IsExpanded(5));
 }
 
@@ -103,7 +103,7 @@ TEST(ReadinessTable, ATakenSlotExpandsToATakenRequest) {
   table.ForgetSlot(5);
   EXPECT_FALSE(table.has_ready());
   EXPECT_FALSE(table.AddRequest(0, table.Repeat(0, kCached)).ok());
-  EXPECT_TRUE(table.AgreeName("w", -1));
+  EXPECT_TRUE(table.AgreeName("w", -1, {}));
   EXPECT_TRUE(table.AddRequest(0, table.Repeat(0, kCached)).ok());
 }
 

@@ -19,14 +19,16 @@ SubtreeRequest Asked(const std::vector<Request>& by_rank) {
     if (same == asked.variants.end()) same = asked.variants.insert(same, {request.params});
     same->ranks.Add(static_cast<int>(rank));
     if (request.params.kind == OpKind::kAllgather) {
-      same->first_dims.push_back({static_cast<int>(rank), request.first_dim});
+      for (const std::int64_t rows : request.first_dims) {
+        same->first_dims.push_back({static_cast<int>(rank), rows});
+      }
     }
   }
   return asked;
 }
 
 Response Decided(const std::vector<Request>& by_rank) {
-  return Decide(Asked(by_rank), static_cast<int>(by_rank.size()));
+  return Decide(Asked(by_rank), static_cast<int>(by_rank.size()), {});
 }
 
 std::string Mismatch(const std::vector<Request>& by_rank) {
@@ -118,7 +120,10 @@ TEST(RequestValidator, WhatAllAskForMustBePossible) {
   Request scalar = Changed(Allgather("x", 0), [](OpParams& p) { p.shape = {}; });
   EXPECT_EQ(Decided({scalar, scalar}).error.code(), StatusCode::kInvalidArgument);
   Request complex = Changed(Allreduce("c"), [](OpParams& p) { p.dtype = DType::kComplex64; });
-  EXPECT_EQ(Decided({complex, complex}).error.code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Decided({complex, complex}).error.ok());
+  complex.params.reduce_op = ReduceOp::kMax;
+  EXPECT_EQ(Decided({complex, complex}).error.message(),
+            "allreduce 'c': dtype complex64 cannot be reduced by max; convert the tensor first");
   const std::int64_t huge = std::numeric_limits<std::int64_t>::max();
   response = Decided({Allgather("x", huge), Allgather("x", huge)});
   EXPECT_EQ(response.error.code(), StatusCode::kInvalidArgument);

@@ -63,7 +63,7 @@ TEST(ResponseCache, AnswersOnlyTheSameQuestion) {
   gather.params.kind = OpKind::kAllgather;
   gather.first_dims = {4, 5};
   cache.Insert(gather);
-  Request request{.name = "g", .params = gather.params, .first_dim = 5};
+  Request request{.name = "g", .params = gather.params, .first_dims = {5}};
   EXPECT_TRUE(cache.Answers(0, request, 1));
   EXPECT_FALSE(cache.Answers(0, request, 0));
   request.params.dtype = DType::kInt8;

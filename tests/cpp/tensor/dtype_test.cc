@@ -5,6 +5,7 @@
 
 #include <set>
 #include <string_view>
+#include <vector>
 
 #include "hora/base/check.h"
 #include "hora/tensor/device.h"
@@ -61,6 +62,32 @@ TEST(DType, KnowsWhatCanBeReduced) {
   EXPECT_FALSE(IsFloatingPoint(DType::kFloat8E5M2));
 }
 
+TEST(DType, KnowsWhatEachReductionTakes) {
+  using Ops = std::vector<ReduceOp>;
+  const Ops elementwise = {ReduceOp::kAverage, ReduceOp::kSum, ReduceOp::kMin, ReduceOp::kMax,
+                           ReduceOp::kProduct};
+  const auto takes = [](DType dtype) {
+    Ops ops;
+    for (int op = 0; op <= static_cast<int>(ReduceOp::kProduct); ++op) {
+      if (IsReducible(dtype, static_cast<ReduceOp>(op))) ops.push_back(static_cast<ReduceOp>(op));
+    }
+    return ops;
+  };
+  for (const DType dtype : {DType::kUInt8, DType::kInt64, DType::kUInt64, DType::kFloat8E4M3FN,
+                            DType::kFloat8E4M3FNUZ, DType::kFloat8E5M2, DType::kFloat8E5M2FNUZ}) {
+    EXPECT_EQ(takes(dtype), elementwise) << ToString(dtype);
+  }
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
+    EXPECT_EQ(takes(dtype).size(), 6u) << ToString(dtype);
+  }
+  EXPECT_EQ(takes(DType::kBool),
+            (Ops{ReduceOp::kSum, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kProduct}));
+  EXPECT_EQ(takes(DType::kComplex64), (Ops{ReduceOp::kAverage, ReduceOp::kSum}));
+  EXPECT_EQ(takes(DType::kComplex128), takes(DType::kComplex64));
+  EXPECT_EQ(takes(DType::kFloat8E8M0FNU), Ops{});
+  EXPECT_EQ(takes(DType::kComplex32), Ops{});
+}
+
 TEST(DType, RefusesANumberThatIsNone) {
   EXPECT_THROW(SizeOf(static_cast<DType>(kDTypeCount)), InvariantError);
   EXPECT_THROW(ToString(static_cast<DType>(255)), InvariantError);
@@ -76,12 +103,17 @@ TEST(OpKind, HasNames) {
   EXPECT_EQ(ToString(OpKind::kAllgather), "allgather");
   EXPECT_EQ(ToString(OpKind::kBroadcast), "broadcast");
   EXPECT_EQ(ToString(OpKind::kBarrier), "barrier");
-  EXPECT_EQ(static_cast<int>(OpKind::kBarrier), kOpKindCount - 1);
+  EXPECT_EQ(ToString(OpKind::kAlltoall), "alltoall");
+  EXPECT_EQ(ToString(OpKind::kReducescatter), "reducescatter");
+  EXPECT_EQ(ToString(OpKind::kJoin), "join");
+  EXPECT_EQ(static_cast<int>(OpKind::kBarrier), 3);
+  EXPECT_EQ(static_cast<int>(OpKind::kJoin), kOpKindCount - 1);
 }
 
 TEST(ReduceOp, HasHorovodsNumbersAndNames) {
   EXPECT_EQ(static_cast<int>(ReduceOp::kAverage), 0);
   EXPECT_EQ(static_cast<int>(ReduceOp::kSum), 1);
+  EXPECT_EQ(static_cast<int>(ReduceOp::kAdasum), 2);
   EXPECT_EQ(static_cast<int>(ReduceOp::kMin), 3);
   EXPECT_EQ(static_cast<int>(ReduceOp::kMax), 4);
   EXPECT_EQ(static_cast<int>(ReduceOp::kProduct), 5);

@@ -91,13 +91,13 @@ TEST(Codec, ReadsFramesAtAnyAddress) {
 TEST(Codec, NamesTheFieldThatIsOutOfRange) {
   OpParams params = SampleParams();
   params.kind = static_cast<OpKind>(kOpKindCount);
-  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: kind is 4");
+  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: kind is 7");
   params = SampleParams();
   params.dtype = static_cast<DType>(kDTypeCount);
   EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: dtype is 21");
   params = SampleParams();
-  params.reduce_op = static_cast<ReduceOp>(2);
-  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: reduce_op is 2");
+  params.reduce_op = static_cast<ReduceOp>(6);
+  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: reduce_op is 6");
   params = SampleParams();
   params.device.type = static_cast<DeviceType>(9);
   EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: device_type is 9");
@@ -112,12 +112,39 @@ TEST(Codec, NamesTheFieldThatIsOutOfRange) {
   EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: shape has 65 items, at most 64");
 }
 
+TEST(Codec, BoundsGroups) {
+  OpParams params = SampleGroupParams();
+  params.rest[1].dtype = static_cast<DType>(kDTypeCount);
+  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: dtype is 21");
+  params = SampleGroupParams();
+  params.rest[0].shape = {-3};
+  EXPECT_EQ(DecodeError(WithParams(params)), "malformed frame: shape holds the extent -3");
+  params.rest.assign(kMaxGroupTensors - 1, {DType::kInt8, {7}});
+  EXPECT_EQ(DecodeError(WithParams(params)), "");
+  params.rest.push_back({});
+  EXPECT_EQ(DecodeError(WithParams(params)),
+            "malformed frame: list has 65536 items, at most 65535");
+}
+
+TEST(Codec, EveryOperationAndReductionTravels) {
+  for (int kind = 0; kind < kOpKindCount; ++kind) {
+    for (int op = 0; op <= static_cast<int>(ReduceOp::kProduct); ++op) {
+      const OpParams params{.kind = static_cast<OpKind>(kind),
+                            .reduce_op = static_cast<ReduceOp>(op)};
+      const auto decoded = Decode(Encoded(WithParams(params)));
+      ASSERT_TRUE(decoded.has_value()) << decoded.error().ToString();
+      EXPECT_EQ(std::get<Agreement>(*decoded).responses[0].params, params);
+    }
+  }
+}
+
 TEST(Codec, BoundsNamesRanksAndStatus) {
   EXPECT_EQ(DecodeError(StallProbe{.name = std::string(kMaxNameBytes, 'x')}), "");
   EXPECT_EQ(DecodeError(StallProbe{.name = std::string(kMaxNameBytes + 1, 'x')}),
             "malformed frame: name has 4097 items, at most 4096");
   EXPECT_EQ(DecodeError(Leave{.rank = -1}), "malformed frame: rank names rank -1");
   EXPECT_EQ(DecodeError(Leave{.rank = 1 << 20}), "malformed frame: rank names rank 1048576");
+  EXPECT_EQ(DecodeError(Joined{.rank = -1}), "malformed frame: rank names rank -1");
   EXPECT_EQ(DecodeError(StallReport{.name = "x", .ranks = RankSet::Of(1 << 20)}),
             "malformed frame: ranks has 16385 items, at most 16384");
   EXPECT_EQ(DecodeError(Abort{.origin = 0, .status = Status::Ok()}),

@@ -23,6 +23,13 @@ inline OpParams SampleGatherParams() {
   return {.kind = OpKind::kAllgather, .dtype = DType::kInt64, .shape = {0, 7}};
 }
 
+inline OpParams SampleGroupParams() {
+  return {.kind = OpKind::kReducescatter,
+          .reduce_op = ReduceOp::kAverage,
+          .shape = {5},
+          .rest = {{DType::kBFloat16, {4, 2}}, {DType::kFloat32, {}}}};
+}
+
 inline RankSet Ranks(std::initializer_list<int> ranks) {
   RankSet set;
   for (const int rank : ranks) set.Add(rank);
@@ -33,13 +40,16 @@ inline std::map<std::string, ControlMessage> SampleMessages() {
   return {
       {"one_bit", Readiness{.agreements_seen = 9, .cached = Ranks({0})}},
       {"readiness",
-       Readiness{.agreements_seen = 7,
-                 .cached = Ranks({0, 5, 160}),
-                 .requests = {{.name = "bias",
-                               .variants = {{.params = SampleParams(), .ranks = Ranks({1, 70})},
-                                            {.params = SampleGatherParams(),
-                                             .ranks = Ranks({2, 3}),
-                                             .first_dims = {{2, 10}, {3, 0}}}}}}}},
+       Readiness{
+           .agreements_seen = 7,
+           .cached = Ranks({0, 5, 160}),
+           .requests = {{.name = "bias",
+                         .variants = {{.params = SampleParams(), .ranks = Ranks({1, 70})},
+                                      {.params = SampleGatherParams(),
+                                       .ranks = Ranks({2, 3}),
+                                       .first_dims = {{2, 10}, {3, 0}}}}},
+                        {.name = "group",
+                         .variants = {{.params = SampleGroupParams(), .ranks = Ranks({4})}}}}}},
       {"agreement",
        Agreement{
            .sequence = 12,
@@ -47,7 +57,11 @@ inline std::map<std::string, ControlMessage> SampleMessages() {
            .responses = {{.name = "x", .params = SampleGatherParams(), .first_dims = {4, 0, 9}},
                          {.name = "y",
                           .params = SampleParams(),
-                          .error = Status(StatusCode::kMismatch, "ranks disagree")}}}},
+                          .error = Status(StatusCode::kMismatch, "ranks disagree")},
+                         {.name = "g", .params = SampleGroupParams(), .absent = Ranks({1, 65})}},
+           .tuning = Tuning{.fusion_threshold_bytes = 1u << 26,
+                            .chunk_bytes = 1u << 18,
+                            .small_allreduce_bytes = 16384}}},
       {"stall_report", StallReport{.name = "w",
                                    .kind = OpKind::kBarrier,
                                    .ranks = Ranks({1, 2}),
@@ -60,6 +74,7 @@ inline std::map<std::string, ControlMessage> SampleMessages() {
                                      .missing = Ranks({2}),
                                      .waited_ms = 10250}},
       {"leave", Leave{.rank = 5}},
+      {"joined", Joined{.rank = 6}},
       {"abort", Abort{.origin = 2, .status = Status(StatusCode::kResource, "no memory")}},
   };
 }
