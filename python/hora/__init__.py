@@ -8,16 +8,17 @@ several ranks from Python.
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from hora.launch.function import RankError as RankError
     from hora.launch.function import run as run
 
 __version__ = "0.1.0"
 
-__all__: Final = ["__version__", "run"]
+__all__: Final = ["RankError", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        from hora.launch.function import run
+    if name in ("RankError", "run"):
+        from hora.launch import function
 
-        return run
+        return getattr(function, name)
     raise AttributeError(f"module 'hora' has no attribute '{name}'")

@@ -51,7 +51,7 @@ def collect() -> dict[str, str]:
         "/dev/shm": _shared_memory(),
     }
     for name, value in sorted(os.environ.items()):
-        if name.startswith("HORA_") or name in _SHOWN_VARIABLES:
+        if name.startswith(("HORA_", "HOROVOD_")) or name in _SHOWN_VARIABLES:
             report[f"${name}"] = value
     return report
 

@@ -4,8 +4,11 @@
 guardian that only watches (``guardian``), and its child that runs the job (``job``), so that
 whichever of them is killed, the other one ends every rank and every descendant of a rank.
 
-    cli → command → guardian → job ─┬─ rank_process  (bootstrap_pipe, environment)
-                                    ├─ output        (lines, terminal)
-                                    ├─ signals, process_tree, escalation
-                                    └─ fates         (what happened to each rank, in words)
+    cli ─┬─ options  (flags, config_file, hosts, spelling)
+         └─ command → guardian → job ─┬─ rank_process  (bootstrap_pipe, environment)
+                                      ├─ output        (lines, terminal)
+                                      ├─ signals, process_tree, escalation
+                                      └─ fates         (what happened to each rank, in words)
+
+``hora.run`` is ``function``, which starts the launcher with ``call`` as the ranks' program.
 """

@@ -7,6 +7,7 @@ the namespace is the variable it sets, so that collecting the settings needs no 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -199,7 +200,7 @@ def add_horovods_flags(parser: argparse.ArgumentParser) -> None:
             help=argparse.SUPPRESS,
         )  # fmt: skip
     shown = ", ".join(unused.flags[0] for unused in UNUSED)
-    group.description = f"Accepted without effect: {shown}."
+    group.description = textwrap.fill(f"Accepted without effect: {shown}.", break_on_hyphens=False)
 
 
 def settings_of(given: argparse.Namespace) -> dict[str, str]:

@@ -43,6 +43,10 @@ class RankError(HoraError):
         self.rank = rank
         self.kind = kind
         self.traceback = traceback
+        self._arguments = (rank, kind, message, traceback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
 
 
 def run(  # noqa: PLR0917 - Horovod's order

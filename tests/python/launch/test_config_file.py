@@ -103,7 +103,7 @@ def test_no_file_has_a_say_where_a_switch_is_false(job):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("parms:\n", "config.yaml:1: unknown key parms: did you mean params?"),
+        ("parames:\n", "config.yaml:1: unknown key parames: did you mean params?"),
         ("np: 2\nparams:\n  cash_capacity: 1\n", ":3: params has no key cash_capacity: did you"),
         ("params:\n\n  cache_capacity: many\n", ":3: argument --cache-capacity: 'many' is not"),
         ("params: {cache_capacity: -1}\n", "'-1' is not a whole number"),

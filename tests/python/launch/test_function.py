@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -11,8 +12,8 @@ import threading
 
 import hora
 import pytest
+from hora import RankError
 from hora.errors import HoraError, UsageError
-from hora.launch.function import RankError
 from launched import DEADLINE_S, default_signals, environment, wait_until_gone
 
 
@@ -68,7 +69,6 @@ def test_an_exception_comes_back_with_its_rank_and_traceback(capfd):
     def fail() -> None:
         if os.environ["RANK"] == "1":
             raise KeyError("lost")
-        signal.pause()
 
     with pytest.raises(RankError) as caught:
         hora.run(fail, np=2)
@@ -76,6 +76,7 @@ def test_an_exception_comes_back_with_its_rank_and_traceback(capfd):
     assert (error.rank, error.kind) == (1, "KeyError")
     assert "rank 1 raised KeyError: 'lost'" in str(error)
     assert 'raise KeyError("lost")' in error.traceback
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert "[1]! KeyError: 'lost'" in capfd.readouterr().err
 
 
