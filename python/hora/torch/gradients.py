@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from hora.errors import (
@@ -16,42 +18,42 @@ from hora.errors import (
     ShutDownError,
     UsageError,
 )
-from hora.torch.handle import Handle
-from hora.torch.submission import ALLREDUCE, Terms, start_in_place
+from hora.torch.gradient_forms import GradientForms
+from hora.torch.gradient_slots import Group, Slot
+from hora.torch.submission import ALLREDUCE, Terms, start_group_in_place, start_in_place
 
 __all__ = ["GradientReducer"]
-
-
-class _Slot:
-    """One parameter: how many more backward passes it takes, and the reduction under way."""
-
-    __slots__ = ("gradient", "handle", "name", "parameter", "passes_left", "version", "watched")
-
-    def __init__(self, name: str, parameter: torch.Tensor, passes: int) -> None:
-        self.name = name
-        self.parameter = parameter
-        self.passes_left = passes
-        self.watched = False
-        self.handle: Handle | None = None
-        self.gradient: torch.Tensor | None = None  # what the handle is reducing
-        self.version = 0  # of the gradient, right after it was submitted
 
 
 class GradientReducer:
     """Owns the hooks on the parameters' gradients and the reductions that these start.
 
-    A gradient is submitted, in place, as soon as autograd has accumulated it ``passes`` times;
-    ``finish`` submits what is still missing (zeros where this rank has no gradient, because another
-    rank may have one) and waits for all. Hooks run on autograd's threads, everything else on the
-    caller's; backward passes of one model do not overlap. The hooks go when the reducer goes.
+    A gradient is submitted, in place, as soon as autograd has accumulated it ``passes`` times, or
+    its whole group has been; ``finish`` submits what is still missing (zeros where this rank has no
+    gradient, because another rank may have one) and waits for all. Hooks run on autograd's threads,
+    everything else on the caller's; backward passes of one model do not overlap. The hooks go when
+    the reducer goes. One that is not ``active`` has none and reduces nothing.
     """
 
-    def __init__(self, next_prefix: Callable[[], str], terms: Terms, passes: int) -> None:
+    def __init__(
+        self,
+        next_prefix: Callable[[], str],
+        terms: Terms,
+        forms: GradientForms,
+        passes: int,
+        active: bool = True,
+    ) -> None:
         self._next_prefix = next_prefix
         self._prefix: str | None = None
+        self._is_named = False  # the slots' keys have the prefix
         self._terms = terms
+        self._forms = forms
+        self._plain = forms.are_plain
         self._passes = passes
-        self._slots: list[_Slot] = []
+        self._active = active
+        self._accumulates_only = False
+        self._slots: list[Slot] = []
+        self._groups: list[Group] = []
         self._reduced = False  # finish() has run and no gradient came since
         self._overrun: set[str] = set()  # accumulated once more while they were being reduced
         self._hooks: list[RemovableHandle] = []
@@ -63,18 +65,39 @@ class GradientReducer:
         return [slot.name for slot in self._slots]
 
     @property
+    def keys(self) -> list[str]:
+        """The names under which ranks meet, once ``name_now`` has been called."""
+        return [slot.key for slot in self._slots]
+
+    @property
     def pending(self) -> bool:
         """Whether gradients are being reduced that nobody has waited for."""
         return any(slot.handle is not None for slot in self._slots)
 
-    def add(self, name: str, parameter: torch.Tensor) -> None:
-        """Takes in a parameter under a name that no other one of this reducer has."""
-        self._slots.append(_Slot(name, parameter, self._passes))
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the gradients are those of all ranks, and none came since."""
+        return self._reduced
+
+    def add(self, name: str, parameter: torch.Tensor, sparse_dim: int = 0) -> None:
+        """Takes in a parameter under a name that no other one of this reducer has.
+
+        ``sparse_dim`` is that of its gradients, where that is known before the first one.
+        """
+        self._slots.append(Slot(name, parameter, self._passes, sparse_dim))
+        self._is_named = False
+
+    def group(self, groups: Iterable[Sequence[int]]) -> None:
+        """Says which parameters, by the order of ``add``, are reduced as one operation."""
+        for indices in groups:
+            self._groups.append(Group([self._slots[index] for index in indices]))
 
     def watch(self) -> None:
         """Hooks the parameters that require grad and have no hook yet; some are thawed late."""
+        if not self._active:
+            return
         for index, slot in enumerate(self._slots):
-            if not slot.watched and slot.parameter.requires_grad:
+            if not slot.watched and slot.parameter.requires_grad and not is_lazy(slot.parameter):
                 # Weak, so that a model does not keep the optimizers that once were wrapped for it.
                 hook = partial(_gradient_ready, weakref.ref(self), index)
                 register = slot.parameter.register_post_accumulate_grad_hook
@@ -83,34 +106,53 @@ class GradientReducer:
 
     def name_now(self) -> None:
         """Settles the prefix of the names, which otherwise waits for the first submission."""
-        if self._prefix is None:
-            self._prefix = self._next_prefix()
+        if not self._is_named:
+            if self._prefix is None:
+                self._prefix = self._next_prefix()
+            for slot in self._slots:
+                slot.key = f"{self._prefix}{slot.name}"
+            self._is_named = True
 
     def set_passes(self, passes: int) -> None:
         """Changes how many backward passes make a gradient; takes effect at once."""
         if self.pending:
             raise UsageError("backward_passes_per_step cannot change between backward() and step()")
         self._passes = passes
-        for slot in self._slots:
-            slot.passes_left = passes
+        self._forget()
+
+    @contextmanager
+    def accumulating_only(self) -> Iterator[None]:
+        """Within it, backward passes add to the local gradients and start nothing."""
+        before, self._accumulates_only = self._accumulates_only, True
+        try:
+            yield
+        finally:
+            self._accumulates_only = before
 
     def finish(self) -> None:
         """Blocks until every gradient is reduced; a second call before new gradients does nothing.
 
         Raises the first error, after all reductions have ended.
         """
-        if self._reduced:
+        if self._reduced or not self._active:
             return
         self.watch()
         try:
+            for group in self._groups:
+                if any(slot.is_missing for slot in group.slots):
+                    self._submit_group(group)
             for slot in self._slots:
-                if slot.handle is None and slot.parameter.requires_grad:
-                    if slot.parameter.grad is None:
-                        slot.parameter.grad = torch.zeros_like(slot.parameter)
+                if slot.is_missing:
                     self._submit(slot)
         finally:
             self._wait()
         self._reduced = True
+
+    def fill_in(self) -> None:
+        """Gives zeros to the parameters that ``finish`` would give zeros to."""
+        for slot in self._slots if self._active else ():
+            if slot.is_missing and slot.parameter.grad is None and not is_lazy(slot.parameter):
+                slot.gradient_to_reduce()
 
     def start_next_step(self) -> None:
         """Says that the gradients have been used: ``finish`` will have work to do again."""
@@ -133,56 +175,104 @@ class GradientReducer:
             raise UsageError(
                 f"the gradient of '{slot.name}' was computed more than backward_passes_per_step="
                 f"{self._passes} times since the last step(): call step() (or synchronize()) in "
-                "between, or set backward_passes_per_step to the number of backward passes. In a "
-                "GAN, freeze the other network's parameters (requires_grad_(False)) meanwhile"
+                "between, set backward_passes_per_step to the number of backward passes, or put "
+                "all but the last into optimizer.no_sync(). In a GAN, freeze the other network's "
+                "parameters (requires_grad_(False)) meanwhile"
             )
         self._reduced = False
+        if self._accumulates_only:
+            return
         slot.passes_left -= 1
         if slot.passes_left == 0:
-            self._submit(slot)
+            try:
+                if slot.group is None:
+                    self._submit(slot)
+                elif slot.group.is_complete():
+                    self._submit_group(slot.group)
+            except HoraError:
+                self._start_over()
+                raise
 
-    def _submit(self, slot: _Slot) -> None:
-        self.name_now()
+    def _submit(self, slot: Slot) -> None:
+        if not self._is_named:
+            self.name_now()
         gradient = slot.parameter.grad
-        assert gradient is not None  # a hook runs after accumulation, finish() fills in zeros
         try:
-            name = f"{self._prefix}{slot.name}"
-            slot.handle = start_in_place(ALLREDUCE, name, gradient, self._terms)
+            # Most gradients of most scripts come this way, hundreds in each step.
+            if (
+                self._plain
+                and gradient is not None
+                and not (gradient.requires_grad or gradient.is_sparse)
+            ):
+                slot.handle = start_in_place(ALLREDUCE, slot.key, gradient, self._terms)
+                slot.gradient = gradient
+                slot.version = gradient._version
+            else:
+                gradient = slot.gradient_to_reduce()
+                slot.expect(gradient, *self._forms.start(slot.key, gradient))
         except (PeerFailedError, ShutDownError, NotInitializedError):
             self._forget()  # the group is gone, and with it every operation: leave nothing pending
             raise
-        self._overrun.discard(slot.name)
-        slot.gradient = gradient
-        slot.version = gradient._version
+        if self._overrun:
+            self._overrun.discard(slot.name)
+
+    def _submit_group(self, group: Group) -> None:
+        self.name_now()
+        packed = []
+        for slot in group.slots:
+            if not slot.is_missing:
+                continue
+            gradient = slot.gradient_to_reduce()
+            if self._forms.goes_as_rows(gradient):
+                self._submit(slot)  # a gathering is no part of an allreduce
+            else:
+                packed.append((slot, gradient, *self._forms.pack(gradient)))
+        if not packed:
+            return
+        payloads = [payload for _, _, payload, _ in packed]
+        try:
+            handle = start_group_in_place(ALLREDUCE, group.key, payloads, self._terms)
+        except (PeerFailedError, ShutDownError, NotInitializedError):
+            self._forget()
+            raise
+        for slot, gradient, _, restore in packed:
+            self._overrun.discard(slot.name)
+            slot.expect(gradient, handle, restore)
 
     def _wait(self) -> None:
         first: HoraError | None = None
         for slot in self._slots:
-            if slot.handle is None:
+            handle, gradient = slot.handle, slot.gradient
+            if handle is None or gradient is None:
                 continue
-            untouched = (
-                slot.parameter.grad is slot.gradient
-                and slot.gradient is not None
-                and slot.gradient._version == slot.version
-            )
+            is_ours = slot.parameter.grad is gradient and gradient._version == slot.version
             try:
-                slot.handle.wait()
-                if not untouched and slot.name not in self._overrun:  # the hook has told of those
-                    raise UsageError(
-                        f"the gradient of '{slot.name}' was changed between backward() and step(), "
-                        "while it was being reduced: call optimizer.synchronize() first, then "
-                        "change gradients, then step() inside optimizer.skip_synchronize()"
-                    )
+                handle.wait()
+                if slot.restore is not None or not is_ours:
+                    slot.settle(is_ours)
             except HoraError as error:
-                first = first or error
+                # Of a gradient that came too soon the hook has told.
+                if not (isinstance(error, UsageError) and slot.name in self._overrun):
+                    first = first or error
         self._forget()
         if first is not None:
             raise first
 
     def _forget(self) -> None:
+        passes = self._passes
         for slot in self._slots:
-            slot.handle = slot.gradient = None
-            slot.passes_left = self._passes
+            slot.handle = slot.gradient = slot.restore = None
+            slot.passes_left = passes
+        for group in self._groups:
+            group.count_anew()
+
+    def _start_over(self) -> None:
+        """Lets the gradients that are not under way be computed anew."""
+        for slot in self._slots:
+            if slot.handle is None:
+                slot.passes_left = self._passes
+        for group in self._groups:
+            group.count_anew()
 
 
 def _gradient_ready(

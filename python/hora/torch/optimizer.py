@@ -14,33 +14,37 @@ before the step:
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter, defaultdict
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from hora.errors import UsageError
 from hora.ops import ReduceOp
+from hora.process_sets import ProcessSet, global_process_set
+from hora.torch.compression import Compression, Compressor
+from hora.torch.gradient_forms import GradientForms
+from hora.torch.gradient_groups import Groups, chosen_groups, group_indices
 from hora.torch.gradients import GradientReducer
-from hora.torch.objects import mean_over_ranks
-from hora.torch.operations import chosen_op
-from hora.torch.submission import Terms
+from hora.torch.kinds import chosen_op
+from hora.torch.operations import allreduce
+from hora.torch.optimizer_settings import OptimizerSettings, checked_passes
+from hora.torch.parameter_names import default_names, given_names, parameters_of
+from hora.torch.wrapped_optimizer import WrappedOptimizer
 
 __all__ = ["DistributedOptimizer"]
 
-# Numbers the optimizers of this process in the order in which the script makes them, the same on
-# all ranks, so that two optimizers (of a GAN, say) may have parameters of the same name.
-_numbers = itertools.count()
+# Numbers the optimizers of this process, for each process set in the order in which the script
+# makes them, the same on all its ranks, so that two optimizers (of a GAN, say) may have parameters
+# of the same name.
+_made: Counter[int] = Counter()
 
 
-def _next_prefix() -> str:
-    return f"DistributedOptimizer.{next(_numbers)}."
-
-
-class DistributedOptimizer(torch.optim.Optimizer):
+class DistributedOptimizer(WrappedOptimizer):
     """Wraps an optimizer so that ``step`` uses gradients reduced over all ranks.
 
     Args:
@@ -48,11 +52,18 @@ class DistributedOptimizer(torch.optim.Optimizer):
         named_parameters: (name, parameter) pairs, such as ``model.named_parameters()``; they must
             name every parameter of the optimizer, and appear in error messages. Without them,
             parameters are called by group and position. The names must agree on all ranks.
+        compression: ``Compression.fp16`` or ``bf16`` halve what travels; ``.grad`` keeps its dtype.
         backward_passes_per_step: gradients are accumulated locally (summed, not divided) over so
             many backward passes before they are reduced.
-        op: Average (default), Sum, Min, Max or Product.
+        op: Average (default), Sum, Min, Max or Product; Adasum makes an ``AdasumOptimizer``, which
+            combines the ranks' updates instead of their gradients.
         gradient_predivide_factor: splits the division of Average: gradients are divided by it
             before the sum and by size / factor after it, against overflow in 16-bit sums.
+        num_groups: the old word for ``groups``.
+        groups: reduce gradients in groups, each as one operation that starts when its last gradient
+            is there: a number of groups of neighbours, or lists of parameters (others go alone).
+        sparse_as_dense: reduce sparse gradients as dense ones, instead of gathering their rows.
+        process_set: the ranks that train together; elsewhere ``step`` is the wrapped optimizer's.
 
     Every rank must take part in every step. A parameter that requires grad but got none on this
     rank contributes zeros and has a gradient afterwards, as another rank may have used it; so a
@@ -61,90 +72,84 @@ class DistributedOptimizer(torch.optim.Optimizer):
     LBFGS decide by the loss, and all ranks must decide alike. Not thread-safe, as any optimizer.
     """
 
-    def __init__(
+    def __new__(cls, *args: Any, **options: Any) -> DistributedOptimizer:
+        """Makes the kind of optimizer that ``op`` asks for."""
+        op = options.get("op", args[4] if len(args) > 4 else None)
+        if cls is DistributedOptimizer and op is not None and op == ReduceOp.ADASUM:
+            from hora.torch.adasum_optimizer import AdasumOptimizer
+
+            return object.__new__(AdasumOptimizer)
+        return object.__new__(cls)
+
+    def __init__(  # noqa: PLR0917 - Horovod's signature
         self,
         optimizer: torch.optim.Optimizer,
         named_parameters: Iterable[tuple[str, torch.Tensor]] | None = None,
-        *,
+        compression: type[Compressor] = Compression.none,
         backward_passes_per_step: int = 1,
         op: int = ReduceOp.AVERAGE,
         gradient_predivide_factor: float = 1.0,
+        num_groups: int = 0,
+        groups: Groups = None,
+        sparse_as_dense: bool = False,
+        process_set: ProcessSet = global_process_set,
     ) -> None:
-        # Optimizer.__init__ is left out on purpose: it would make a second state beside the wrapped
-        # one. What it sets up (hooks, names for the profiler) is found by __getattr__.
-        if isinstance(optimizer, DistributedOptimizer):
-            raise UsageError("this optimizer is distributed already; wrap it only once")
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise UsageError(f"a torch optimizer is needed, not {type(optimizer).__name__}")
-        op = chosen_op(op, None)
-        if gradient_predivide_factor != 1.0 and op != ReduceOp.AVERAGE:
-            raise UsageError("gradient_predivide_factor splits the division of op=Average only")
-        if not (
-            isinstance(gradient_predivide_factor, (int, float)) and gradient_predivide_factor > 0
-        ):
-            raise UsageError(
-                f"gradient_predivide_factor={gradient_predivide_factor!r} is not a number above 0"
-            )
-        parameters = _parameters(optimizer)
+        self._hold(optimizer)
+        parameters = parameters_of(optimizer)
+        settings = OptimizerSettings(
+            compression,
+            backward_passes_per_step,
+            chosen_op(op),
+            gradient_predivide_factor,
+            group_indices(chosen_groups(groups, num_groups), parameters),
+            sparse_as_dense,
+            process_set,
+        )
         if named_parameters is None:
-            names = _default_names(optimizer)
+            names = default_names(optimizer)
         else:
-            names = _given_names(parameters, list(named_parameters))
-        self._build(optimizer, names, backward_passes_per_step, op, gradient_predivide_factor)
+            names = given_names(parameters, named_parameters)
+        self._build(names, settings)
         self._reducer.name_now()
 
-    def _build(
-        self,
-        optimizer: torch.optim.Optimizer,
-        names: list[str],
-        passes: int,
-        op: int,
-        predivide: float,
-    ) -> None:
-        self._inner = optimizer
-        self._settings = (_checked_passes(passes), op, predivide)
+    _reduces_gradients = True
+
+    def _build(self, names: list[str], settings: OptimizerSettings) -> None:
+        self._settings = settings
         self._synchronizes = True
-        terms = Terms(op, -1, 1.0 / predivide, predivide)
-        self._reducer = GradientReducer(_next_prefix, terms, passes)
-        for name, parameter in zip(names, _parameters(optimizer), strict=True):
-            self._reducer.add(name, parameter)
+        self._was_synchronized = False  # by the script, since the last step
+        members = settings.process_set
+        terms = settings.terms()
+        self._is_member = terms.process_set == 0 or members.included()
+        self._forms = GradientForms(terms, settings.compression, settings.sparse_as_dense, members)
+        self._reducer = GradientReducer(
+            partial(_next_prefix, terms.process_set),
+            terms,
+            self._forms,
+            checked_passes(settings.passes),
+            self._is_member and self._reduces_gradients,
+        )
+        # A rank that never looks up a row has no gradient that would tell that it is sparse.
+        sparse_dim = int(isinstance(self._inner, torch.optim.SparseAdam))
+        for name, parameter in zip(names, parameters_of(self._inner), strict=True):
+            self._reducer.add(name, parameter, sparse_dim)
+        self._reducer.group(settings.groups)
         self._reducer.watch()
 
-    # --- the wrapped optimizer's own objects -------------------------------------------------
+    @property
+    def backward_passes_per_step(self) -> int:
+        """How many backward passes make a gradient."""
+        return self._settings.passes
 
     @property
-    def state(self) -> defaultdict[torch.Tensor, Any]:
-        """The wrapped optimizer's state."""
-        return self._inner.state
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self._inner.state = value
+    def process_set(self) -> ProcessSet:
+        """The ranks that train together."""
+        return self._settings.process_set
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's parameter groups.
-
-        Whoever reads them between backward() and step() is after the gradients (``GradScaler`` to
-        unscale them, a loop to clip them), so those are waited for first.
-        """
-        reducer = self.__dict__.get("_reducer")
-        if reducer is not None and reducer.pending:
-            reducer.finish()
-        return self._inner.param_groups
-
-    @param_groups.setter
-    def param_groups(self, value: list[dict[str, Any]]) -> None:
-        self._inner.param_groups = value
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The wrapped optimizer's defaults."""
-        return self._inner.defaults
-
-    @defaults.setter
-    def defaults(self, value: dict[str, Any]) -> None:
-        self._inner.defaults = value
+    def _parameter_names(self) -> dict[torch.Tensor, str]:
+        """Names by parameter, under Horovod's name for them."""
+        return dict(zip(parameters_of(self._inner), self._reducer.names, strict=True))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -152,26 +157,20 @@ class DistributedOptimizer(torch.optim.Optimizer):
         # the wrapped one would never see them. So GradScaler unscales the reduced gradients itself.
         return False
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_inner", "_reducer") or name.startswith("__"):
-            raise AttributeError(name)  # not built yet, as during unpickling
-        return getattr(self._inner, name)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's ``state_dict``."""
-        return self._inner.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads into the wrapped optimizer."""
-        self._inner.load_state_dict(state_dict)
+    def _before_gradients_are_read(self) -> None:
+        # Whoever asks for the parameters between backward() and step() is after the gradients
+        # (GradScaler to unscale them, a loop to clip them), so those are waited for first.
+        reducer = self.__dict__.get("_reducer")
+        if reducer is not None and reducer.pending:
+            reducer.finish()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters, on every rank alike; they are called by group and position."""
-        before = len(_parameters(self._inner))
+        before = len(parameters_of(self._inner))
         self._inner.add_param_group(param_group)
-        names = _default_names(self._inner)[before:]
+        names = default_names(self._inner)[before:]
         taken = set(self._reducer.names)
-        for name, parameter in zip(names, _parameters(self._inner)[before:], strict=True):
+        for name, parameter in zip(names, parameters_of(self._inner)[before:], strict=True):
             self._reducer.add(f"added.{name}" if name in taken else name, parameter)
         self._reducer.watch()
 
@@ -193,6 +192,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def synchronize(self) -> None:
         """Blocks until the gradients of all ranks are reduced into ``.grad``."""
         self._reducer.finish()
+        self._was_synchronized = True
 
     @contextmanager
     def skip_synchronize(self) -> Iterator[None]:
@@ -203,10 +203,18 @@ class DistributedOptimizer(torch.optim.Optimizer):
         finally:
             self._synchronizes = True
 
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Within it, backward passes add to this rank's gradients and send nothing.
+
+        The next backward pass outside, or ``step()``, reduces the sum, as with DDP's ``no_sync``.
+        """
+        return self._reducer.accumulating_only()
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Reduces the gradients over all ranks, then lets the wrapped optimizer step."""
         if closure is not None:
             return self._step_with(closure)
+        is_settled = self._was_synchronized and self._reducer.is_reduced
         if self._synchronizes:
             self._reducer.finish()
         elif self._reducer.pending:
@@ -214,7 +222,15 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 "step() inside skip_synchronize(), but the gradients are still being reduced: call "
                 "optimizer.synchronize() before"
             )
+        self._was_synchronized = False
         self._reducer.refuse_overrun()
+        if is_settled and self._synchronizes:
+            warnings.warn(
+                "optimizer.step() called without optimizer.skip_synchronize() context after "
+                "optimizer.synchronize(): the gradients are used as they are now; write "
+                "'with optimizer.skip_synchronize(): optimizer.step()' to say so",
+                stacklevel=2,
+            )
         self._reducer.start_next_step()
         return self._inner.step()
 
@@ -224,17 +240,30 @@ class DistributedOptimizer(torch.optim.Optimizer):
             loss = closure()
             if self._synchronizes:
                 self._reducer.finish()
-            return mean_over_ranks(loss)
+            return self._agreed(loss)
 
         try:
             return self._inner.step(reduced)
         finally:
             self._reducer.start_next_step()
 
+    def _agreed(self, loss: Any) -> Any:
+        """The mean of the ranks' losses, detached, in the form it came: tensor, number or None."""
+        if loss is None or not self._is_member:
+            return loss
+        if isinstance(loss, torch.Tensor):
+            return allreduce(loss.detach(), process_set=self.process_set)
+        mine = torch.tensor(float(loss), dtype=torch.float64)
+        return float(allreduce(mine, process_set=self.process_set))
+
+    def fill_in_gradients(self) -> None:
+        """Gives parameters that require grad and have none a gradient of zeros."""
+        self._reducer.fill_in()
+
     def set_backward_passes_per_step(self, passes: int) -> None:
         """Changes ``backward_passes_per_step`` from the next backward pass on."""
-        self._reducer.set_passes(_checked_passes(passes))
-        self._settings = (passes, *self._settings[1:])
+        self._reducer.set_passes(checked_passes(passes))
+        self._settings = self._settings._replace(passes=passes)
 
     # --- copies ------------------------------------------------------------------------------
 
@@ -242,61 +271,17 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return {
             "optimizer": self._inner,
             "names": self._reducer.names,
-            "settings": self._settings,
+            "settings": tuple(self._settings),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Hooks are made anew. The copy numbers itself when it first reduces, so that copies which
         # never do (a checkpoint that only rank 0 makes) leave the numbers in step.
-        self._build(state["optimizer"], state["names"], *state["settings"])
-
-    def __repr__(self) -> str:
-        return f"DistributedOptimizer({self._inner!r})"
+        self._hold(state["optimizer"])
+        self._build(state["names"], OptimizerSettings(*state["settings"]))
 
 
-def _checked_passes(passes: int) -> int:
-    if not isinstance(passes, int) or passes < 1:
-        raise UsageError(f"backward_passes_per_step={passes!r} is not a whole number above 0")
-    return passes
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _default_names(optimizer: torch.optim.Optimizer) -> list[str]:
-    """Those that the optimizer was given itself, else group and position."""
-    names = []
-    for number, group in enumerate(optimizer.param_groups):
-        known = group.get("param_names")
-        for index in range(len(group["params"])):
-            names.append(known[index] if known else f"group{number}.param{index}")
-    return names
-
-
-def _given_names(
-    parameters: list[torch.Tensor], pairs: list[tuple[str, torch.Tensor]]
-) -> list[str]:
-    for pair in pairs:
-        if not (
-            isinstance(pair, tuple)
-            and len(pair) == 2
-            and isinstance(pair[0], str)
-            and isinstance(pair[1], torch.Tensor)
-        ):
-            raise UsageError(
-                "named_parameters takes (name, parameter) pairs, such as model.named_parameters(), "
-                f"not {type(pair).__name__}"
-            )
-    twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-    if twice:
-        raise UsageError(f"named_parameters has these names more than once: {', '.join(twice)}")
-    name_of = {id(parameter): name for name, parameter in pairs}
-    unnamed = [tuple(p.shape) for p in parameters if id(p) not in name_of]
-    if unnamed:
-        raise UsageError(
-            f"named_parameters does not name {len(unnamed)} of the optimizer's {len(parameters)} "
-            f"parameters (of shapes {', '.join(map(str, unnamed[:8]))}); it names "
-            f"{', '.join(name for name, _ in pairs[:8]) or 'nothing'}"
-        )
-    return [name_of[id(parameter)] for parameter in parameters]
+def _next_prefix(process_set: int) -> str:
+    number = _made[process_set]
+    _made[process_set] += 1
+    return f"DistributedOptimizer.{number}."

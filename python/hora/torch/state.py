@@ -9,9 +9,12 @@ import torch
 
 from hora import runtime
 from hora.errors import UsageError
+from hora.process_sets import ProcessSet, global_process_set
 from hora.torch.handle import wait_all
 from hora.torch.objects import broadcast_object, broadcast_plain
 from hora.torch.operations import broadcast_async_
+from hora.torch.optimizer import DistributedOptimizer
+from hora.torch.parameter_names import parameters_of
 
 __all__ = ["broadcast_optimizer_state", "broadcast_parameters"]
 
@@ -21,14 +24,15 @@ _Named = Iterable[tuple[str, torch.Tensor]]
 def broadcast_parameters(
     params: torch.nn.Module | Mapping[str, Any] | _Named | Iterable[torch.Tensor],
     root_rank: int = 0,
+    process_set: ProcessSet = global_process_set,
 ) -> None:
-    """Overwrites the tensors of every rank, in place, with those of ``root_rank``.
+    """Overwrites the tensors of every rank of the set, in place, with those of ``root_rank``.
 
     ``params`` is a module (its parameters and all its buffers), a ``state_dict``, or an iterable,
     also a generator, of (name, tensor) pairs or of tensors, which then meet by position. Entries
     that are None are left out. Anything else raises ``UsageError`` before anything is sent: a
     value such as ``_extra_state`` cannot be overwritten in place; ``broadcast_object`` brings it
-    to every rank.
+    to every rank. ``root_rank`` is a global rank.
     """
     pairs = list(_pairs(params))
     for name, value in pairs:
@@ -39,7 +43,7 @@ def broadcast_parameters(
             )
     wait_all(
         [
-            broadcast_async_(value, root_rank, f"broadcast.parameters.{name}")
+            broadcast_async_(value, root_rank, f"broadcast.parameters.{name}", process_set)
             for name, value in pairs
         ]
     )
@@ -49,29 +53,38 @@ def broadcast_optimizer_state(
     optimizer: torch.optim.Optimizer,
     root_rank: int,
     model: torch.nn.Module | None = None,
+    process_set: ProcessSet = global_process_set,
     *,
     allow_pickle: bool = False,
 ) -> None:
     """Gives every rank's optimizer the state and the hyper-parameters of ``root_rank``'s.
 
     Ranks that have no state yet receive it whole; numbers stay numbers, tensors keep their dtype,
-    and no step is taken. The ranks' optimizers hold parameters of the same shapes in the same
-    order. ``model`` is accepted for Horovod's sake and not needed. State that is neither plain
-    data nor tensors raises ``UsageError`` on every rank, unless all pass ``allow_pickle=True``.
+    and no step is taken: parameters, step counts and (of a plain optimizer) gradients stay as they
+    are. Parameters of a ``DistributedOptimizer`` that have no gradient get one of zeros, which is
+    what they have after Horovod's broadcast, too. Works for every optimizer of ``torch.optim``. The
+    ranks' optimizers hold parameters of the same shapes in the same order. ``root_rank`` is a
+    global rank. ``model`` is accepted for Horovod's sake and not needed. State that is neither
+    plain data nor tensors raises ``UsageError`` on every rank, unless all pass
+    ``allow_pickle=True``.
     """
     del model
     if allow_pickle:
-        received = broadcast_object(optimizer.state_dict(), root_rank)
+        received = broadcast_object(optimizer.state_dict(), root_rank, process_set=process_set)
     else:
-        received = broadcast_plain(optimizer.state_dict, root_rank, "optimizer.state_dict()")
+        received = broadcast_plain(
+            optimizer.state_dict, root_rank, "optimizer.state_dict()", process_set=process_set
+        )
     if runtime.rank() != root_rank:
         optimizer.load_state_dict(received)
         _restore_dtypes(optimizer, received["state"])
+    if isinstance(optimizer, DistributedOptimizer):
+        optimizer.fill_in_gradients()
 
 
 def _restore_dtypes(optimizer: torch.optim.Optimizer, received: Mapping[Any, Any]) -> None:
     """Undoes the cast to the parameter's dtype that ``load_state_dict`` applies to tensors."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = parameters_of(optimizer)
     for index, entries in received.items():
         if not (isinstance(index, int) and isinstance(entries, dict)):
             continue

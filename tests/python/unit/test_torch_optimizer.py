@@ -200,7 +200,7 @@ def test_after_a_backward_pass_too_many(core, model, optimizer):
     optimizer.step()
 
 
-@pytest.mark.parametrize("op", ["x", [1], 2])
+@pytest.mark.parametrize("op", ["x", [1], 6])
 def test_ops_that_are_none(hvd, model, op):
     with pytest.raises(UsageError, match="none of Average, Sum"):
         hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), op=op)
@@ -244,12 +244,16 @@ def test_clipping(core, hvd, model):
 def test_step_after_synchronize_reduces_once(core, hvd, model, optimizer):
     loss_of(model).backward()
     optimizer.synchronize()
-    optimizer.step()
+    with pytest.warns(UserWarning, match="without optimizer.skip_synchronize"):
+        optimizer.step()
     assert len(core.calls) == 4
-    optimizer.zero_grad()
-    loss_of(model).backward()
-    optimizer.step()
-    assert len(core.calls) == 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+    assert len(core.calls) == 12
 
 
 def test_skip_synchronize_without_synchronize(core, model, optimizer):
@@ -330,14 +334,6 @@ def test_lbfgs(core, hvd, model):
     assert loss_of(model).item() < losses[0]
 
 
-def test_sparse_gradients(hvd):
-    table = torch.nn.Embedding(4, 2, sparse=True)
-    optimizer = hvd.DistributedOptimizer(torch.optim.SGD(table.parameters(), lr=1.0))
-    with pytest.raises(UsageError, match=r"group0\.param0.*sparse"):
-        table(torch.tensor([1])).sum().backward()
-    del optimizer
-
-
 def test_predivision(core, hvd, model):
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.parameters(), lr=1.0), gradient_predivide_factor=4.0
@@ -364,10 +360,30 @@ def test_names(core, hvd, model):
         hvd.DistributedOptimizer(sgd(), model.parameters())
     with pytest.raises(UsageError, match="only once"):
         hvd.DistributedOptimizer(hvd.DistributedOptimizer(sgd()))
+    with pytest.raises(TypeError, match="missing"):
+        hvd.DistributedOptimizer()
     with pytest.raises(UsageError, match="not Sequential"):
         hvd.DistributedOptimizer(model)
     with pytest.raises(UsageError, match="backward_passes_per_step=0"):
         hvd.DistributedOptimizer(sgd(), backward_passes_per_step=0)
+
+
+def test_the_order_of_arguments_is_horovods(core, hvd, model):
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    names, everyone = model.named_parameters(), hvd.global_process_set
+    args = (sgd, names, hvd.Compression.none, 2, hvd.Sum, 1.0, 0, 2, True, everyone)
+    optimizer = hvd.DistributedOptimizer(*args)
+    assert optimizer.backward_passes_per_step == 2
+    assert optimizer.process_set is everyone
+    loss_of(model).backward()
+    assert core.calls == []
+    loss_of(model).backward()
+    assert [call.reduce_op for call in core.calls] == [hvd.Sum, hvd.Sum]  # two groups
+    optimizer.step()
+
+
+def test_horovods_name_for_the_names(hvd, model, optimizer):
+    assert optimizer._parameter_names == {p: name for name, p in model.named_parameters()}
 
 
 def test_added_groups(core, optimizer, model):

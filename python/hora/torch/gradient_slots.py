@@ -1,0 +1,124 @@
+"""What the reducer of gradients knows of each parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from hora.errors import UsageError
+from hora.torch.gradient_forms import Restore
+from hora.torch.handle import Handle
+
+__all__ = ["Group", "Slot"]
+
+
+class Slot:
+    """One parameter: how many more backward passes it takes, and the reduction under way."""
+
+    __slots__ = (
+        "gradient", "group", "handle", "key", "name", "parameter", "passes_left", "restore",
+        "sparse_dim", "version", "watched",
+    )  # fmt: skip
+
+    def __init__(self, name: str, parameter: torch.Tensor, passes: int, sparse_dim: int) -> None:
+        self.name = name
+        self.key = name  # under which ranks meet, once there is a prefix to it
+        self.parameter = parameter
+        self.passes_left = passes
+        self.watched = False
+        self.sparse_dim = sparse_dim  # of its gradients, as far as is known; 0 when dense
+        self.group: Group | None = None
+        self.handle: Handle[Any] | None = None
+        self.restore: Restore | None = None  # what is left to do when the handle is done
+        self.gradient: torch.Tensor | None = None  # what the handle is reducing
+        self.version = 0  # of the gradient, right after it was submitted
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether this step needs a reduction that has not been started."""
+        return self.handle is None and self.parameter.requires_grad
+
+    def gradient_to_reduce(self) -> torch.Tensor:
+        """The gradient, of zeros where this rank has none: another rank may have one."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            if is_lazy(self.parameter):
+                raise UsageError(
+                    f"'{self.name}' is a lazy parameter, without memory yet: run one forward pass "
+                    "before the first step"
+                )
+            gradient = self.parameter.grad = self._zeros()
+            return gradient
+        if gradient.requires_grad:
+            raise UsageError(
+                f"the gradient of '{self.name}' has a graph of its own, from "
+                "backward(create_graph=True), and only values can be reduced: compute gradients "
+                "that are to be differentiated by torch.autograd.grad(loss, parameters, "
+                "create_graph=True), and call backward() on the final loss without create_graph"
+            )
+        self.sparse_dim = gradient.sparse_dim() if gradient.is_sparse else 0
+        return gradient
+
+    def expect(self, gradient: torch.Tensor, handle: Handle[Any], restore: Restore | None) -> None:
+        """Takes note of the reduction that has been started for the gradient."""
+        self.handle = handle
+        self.restore = restore
+        self.gradient = gradient
+        self.version = gradient._version
+
+    def settle(self, is_ours: bool) -> None:
+        """Puts a gradient in place that was not reduced where it is.
+
+        Raises ``UsageError`` if somebody else has changed it meanwhile.
+        """
+        if not is_ours:
+            raise UsageError(
+                f"the gradient of '{self.name}' was changed between backward() and step(), "
+                "while it was being reduced: call optimizer.synchronize() first, then "
+                "change gradients, then step() inside optimizer.skip_synchronize()"
+            )
+        if self.restore is not None:
+            self.parameter.grad = self.restore()
+
+    def _zeros(self) -> torch.Tensor:
+        parameter = self.parameter.detach()
+        if self.sparse_dim == 0:
+            return torch.zeros_like(parameter)
+        return torch.sparse_coo_tensor(
+            torch.empty((self.sparse_dim, 0), dtype=torch.int64),
+            parameter.new_empty((0, *parameter.shape[self.sparse_dim :])),
+            parameter.shape,
+            check_invariants=False,  # or PyTorch warns that it is off by default
+        )
+
+
+class Group:
+    """Parameters whose gradients are one operation, started when the last of them is there."""
+
+    __slots__ = ("_awaited", "slots")
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.slots = slots
+        for slot in slots:
+            slot.group = self
+        self.count_anew()
+
+    @property
+    def key(self) -> str:
+        """The name under which ranks meet for the group."""
+        return f"{self.slots[0].key} and {len(self.slots) - 1} more"
+
+    def is_complete(self) -> bool:
+        """Counts one more gradient; whether all are there that will come."""
+        self._awaited -= 1
+        if self._awaited > 0:
+            return False
+        # Any parameter may have been frozen or thawed since the count began: only now look at all.
+        self._awaited = sum(s.parameter.requires_grad and s.passes_left > 0 for s in self.slots)
+        return self._awaited == 0
+
+    def count_anew(self) -> None:
+        """Makes ready for the next step."""
+        self._awaited = sum(slot.parameter.requires_grad for slot in self.slots)
