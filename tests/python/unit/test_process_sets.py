@@ -53,7 +53,7 @@ def test_a_set_without_this_rank(four):
 
 def test_a_communicator_stands_for_its_ranks(four):
     class Communicator:
-        def Get_group(self):  # noqa: N802
+        def Get_group(self):
             raise NotImplementedError
 
         def allgather(self, rank):
@@ -174,7 +174,7 @@ def test_ranks_given_to_init(core, hvd):
         hvd.shutdown()
 
     class Communicator:
-        def Get_size(self):  # noqa: N802
+        def Get_size(self):
             return 2
 
     for bad in ([0, 1], Communicator()):
