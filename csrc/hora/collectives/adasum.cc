@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -15,13 +15,6 @@ namespace hora {
 namespace {
 
 using adasum::Dots;
-
-ByteStream PartOf(ByteStream& stream, std::uint64_t begin, std::uint64_t end) {
-  std::vector<std::span<std::byte>> pieces;
-  stream.ForEachPiece(begin, end - begin,
-                      [&](std::span<std::byte> piece) { pieces.push_back(piece); });
-  return ByteStream(std::move(pieces));
-}
 
 // A tensor's elements [begin, end) of a slice.
 struct Extent {
@@ -36,10 +29,12 @@ class Adasum {
 
  public:
   Adasum(CollectiveBackend& backend, int rank, CollectiveCall& call)
-      : backend_(backend), call_(call), rank_(rank), slice_(SliceOf(rank)) {
-    for (int r = 0; r < call.size; ++r) {
-      if (!call.absent.Contains(r)) present_.push_back(r);
-    }
+      : backend_(backend),
+        call_(call),
+        rank_(rank),
+        slice_(SliceOf(rank)),
+        memory_(std::make_unique_for_overwrite<Value[]>(
+            slice_.elements() * static_cast<std::size_t>(call.size - call.absent.count()))) {
     FindTensors();
   }
 
@@ -94,32 +89,32 @@ class Adasum {
     return call;
   }
 
-  // Leaves in vectors_ this rank's slice of every present rank's batch, prescaled.
+  // Leaves in vectors_ this rank's slice of every present rank's batch, prescaled. An absent rank
+  // sends nothing.
   Status BringSlices() {
     CollectiveCall call = Part(OpKind::kAlltoall);
-    std::vector<std::vector<std::byte>> received;
-    for (int from = 0; from < call_.size; ++from) {
-      const bool brings = !call_.absent.Contains(from);
-      for (int to = 0; to < call_.size; ++to) {
-        call.bytes_per_rank.push_back(brings ? SliceOf(to).bytes() : 0);
-      }
-      received.emplace_back(brings ? slice_.bytes() : 0);
-    }
     const bool bring = !call_.absent.Contains(rank_);
     for (int r = 0; r < call_.size; ++r) {
-      const Slice part = SliceOf(r);
-      call.inputs.push_back(
-          bring ? PartOf(call_.inputs[0], part.begin * Element::kBytes, part.end * Element::kBytes)
-                : ByteStream());
-      call.outputs.push_back(ByteStream({received[static_cast<std::size_t>(r)]}));
+      call.inputs.push_back(bring ? PartOf(call_.inputs[0], SliceOf(r)) : ByteStream());
+      ExpectFrom(r, call);
     }
     if (Status status = backend_.Execute(call); !status.ok()) return status;
-    for (const int from : present_) {
-      std::vector<std::byte>& bytes = received[static_cast<std::size_t>(from)];
-      vectors_.push_back(adasum::Read<Element>(bytes, static_cast<Value>(call_.params.prescale)));
-      bytes = {};
+    for (const std::span<Value> vector : vectors_) {
+      adasum::Widen<Element>(vector, static_cast<Value>(call_.params.prescale));
     }
     return Status::Ok();
+  }
+
+  void ExpectFrom(int rank, CollectiveCall& call) {
+    if (call_.absent.Contains(rank)) {
+      call.bytes_per_rank.insert(call.bytes_per_rank.end(), static_cast<std::size_t>(call.size), 0);
+      call.outputs.emplace_back();
+      return;
+    }
+    for (int to = 0; to < call.size; ++to) call.bytes_per_rank.push_back(SliceOf(to).bytes());
+    const std::size_t elements = slice_.elements();
+    vectors_.emplace_back(memory_.get() + vectors_.size() * elements, elements);
+    call.outputs.push_back(ByteStream({adasum::StoredAtEnd<Element>(vectors_.back())}));
   }
 
   // One level of the tree: 2i and 2i + 1 become i; the last of an odd number passes through.
@@ -133,7 +128,7 @@ class Adasum {
     ForEachPairOfTensors(dots, [&](std::span<Value> a, std::span<Value> b, const Dots& of_both) {
       adasum::CombineInto<Value>(a, b, of_both);
     });
-    for (std::size_t i = 1; 2 * i < vectors_.size(); ++i) vectors_[i] = std::move(vectors_[2 * i]);
+    for (std::size_t i = 1; 2 * i < vectors_.size(); ++i) vectors_[i] = vectors_[2 * i];
     vectors_.resize(vectors_.size() - pairs);
     return Status::Ok();
   }
@@ -144,8 +139,8 @@ class Adasum {
     for (std::size_t i = 0; i + 1 < vectors_.size(); i += 2) {
       for (const Extent& tensor : tensors_) {
         const std::size_t count = tensor.end - tensor.begin;
-        visit(std::span(vectors_[i]).subspan(tensor.begin, count),
-              std::span(vectors_[i + 1]).subspan(tensor.begin, count), dots[next++]);
+        visit(vectors_[i].subspan(tensor.begin, count),
+              vectors_[i + 1].subspan(tensor.begin, count), dots[next++]);
       }
     }
   }
@@ -168,26 +163,30 @@ class Adasum {
   }
 
   Status HandOutResults() {
-    std::vector<std::byte> result =
-        adasum::Written<Element>(vectors_[0], static_cast<Value>(call_.params.postscale));
     CollectiveCall call = Part(OpKind::kAllgather);
-    call.inputs.push_back(ByteStream({result}));
+    const auto postscale = static_cast<Value>(call_.params.postscale);
+    call.inputs.push_back(ByteStream({adasum::Narrow<Element>(vectors_[0], postscale)}));
     for (int r = 0; r < call_.size; ++r) {
-      const Slice part = SliceOf(r);
-      call.bytes_per_rank.push_back(part.bytes());
-      call.outputs.push_back(
-          PartOf(call_.outputs[0], part.begin * Element::kBytes, part.end * Element::kBytes));
+      call.bytes_per_rank.push_back(SliceOf(r).bytes());
+      call.outputs.push_back(PartOf(call_.outputs[0], SliceOf(r)));
     }
     return backend_.Execute(call);
+  }
+
+  static ByteStream PartOf(ByteStream& batch, const Slice& slice) {
+    std::vector<std::span<std::byte>> pieces;
+    batch.ForEachPiece(slice.begin * Element::kBytes, slice.bytes(),
+                       [&](std::span<std::byte> piece) { pieces.push_back(piece); });
+    return ByteStream(std::move(pieces));
   }
 
   CollectiveBackend& backend_;
   CollectiveCall& call_;
   const int rank_;
   const Slice slice_;
-  std::vector<int> present_;
-  std::vector<Extent> tensors_;  // in the slice; empty ones too
-  std::vector<std::vector<Value>> vectors_;
+  std::vector<Extent> tensors_;            // in the slice; empty ones too
+  const std::unique_ptr<Value[]> memory_;  // the slice of every rank that brings one
+  std::vector<std::span<Value>> vectors_;  // in it: what is left of the tree
 };
 
 }  // namespace

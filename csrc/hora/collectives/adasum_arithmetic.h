@@ -1,13 +1,12 @@
 // The arithmetic of Adasum on one rank's slice. Internal to adasum.cc.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <vector>
+#include <type_traits>
 
 #include "hora/tensor/half.h"
 
@@ -38,28 +37,38 @@ struct SixteenBits {
 using Half = SixteenBits<HalfToFloat, FloatToHalf>;
 using BFloat16 = SixteenBits<BFloat16ToFloat, FloatToBFloat16>;
 
+// Where as many elements as there are values go before Widen.
 template <class Element>
-std::vector<typename Element::Value> Read(std::span<const std::byte> bytes,
-                                          typename Element::Value scale) {
-  std::vector<typename Element::Value> values(bytes.size() / Element::kBytes);
-  const std::byte* from = bytes.data();
-  for (auto& value : values) {
+std::span<std::byte> StoredAtEnd(std::span<typename Element::Value> values) {
+  return std::as_writable_bytes(values).last(values.size() * Element::kBytes);
+}
+
+// Elements that lie packed at the end of the memory of `values` become values, in place: nothing is
+// overwritten before it is read.
+template <class Element>
+void Widen(std::span<typename Element::Value> values, typename Element::Value scale) {
+  using Value = typename Element::Value;
+  if (std::is_same_v<Element, Plain<Value>> && scale == 1) return;
+  const std::byte* from = StoredAtEnd<Element>(values).data();
+  for (Value& value : values) {
     value = Element::Load(from) * scale;
     from += Element::kBytes;
   }
-  return values;
 }
 
+// The way back, but to the beginning of the memory.
 template <class Element>
-std::vector<std::byte> Written(std::span<const typename Element::Value> values,
-                               typename Element::Value scale) {
-  std::vector<std::byte> bytes(values.size() * Element::kBytes);
-  std::byte* to = bytes.data();
-  for (const auto value : values) {
+std::span<std::byte> Narrow(std::span<typename Element::Value> values,
+                            typename Element::Value scale) {
+  using Value = typename Element::Value;
+  const std::span<std::byte> memory = std::as_writable_bytes(values);
+  if (std::is_same_v<Element, Plain<Value>> && scale == 1) return memory;
+  std::byte* to = memory.data();
+  for (const Value value : values) {
     Element::Store(value * scale, to);
     to += Element::kBytes;
   }
-  return bytes;
+  return memory.first(values.size() * Element::kBytes);
 }
 
 // Travels between ranks: three doubles.
