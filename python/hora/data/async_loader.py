@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -88,8 +87,6 @@ class AsyncDataLoaderMixin:
             self.debug_data_loader,
         )
         self._pass = ahead
-        # Nobody may call close() on a loader that is simply dropped in the middle of a pass.
-        weakref.finalize(self, ahead.stop).atexit = False
         try:
             while (batch := ahead.take()) is not _END:
                 yield self._process_batch(batch)  # type: ignore[attr-defined]

@@ -101,6 +101,7 @@ class Group:
 
     def __init__(self, slots: list[Slot]) -> None:
         self.slots = slots
+        self._awaited = 0
         for slot in slots:
             slot.group = self
         self.count_anew()

@@ -386,6 +386,63 @@ def test_horovods_name_for_the_names(hvd, model, optimizer):
     assert optimizer._parameter_names == {p: name for name, p in model.named_parameters()}
 
 
+def test_a_process_set(core, hvd, model):
+    hvd.shutdown()
+    core.size = 2
+    hvd.init()
+    ours, theirs = hvd.add_process_set([0]), hvd.add_process_set([1])
+    core.calls.clear()
+    twin = network()
+    inside = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.1), process_set=ours
+    )
+    outside = hvd.DistributedOptimizer(
+        torch.optim.SGD(twin.parameters(), lr=0.1), process_set=theirs
+    )
+    for m, optimizer in ((model, inside), (twin, outside)):
+        loss_of(m).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert {(call.process_set, call.name[:23]) for call in core.calls} == {
+        (ours.process_set_id, "DistributedOptimizer.0.")
+    }
+    assert outside.step(lambda: 3.5) == 3.5
+    assert len(core.calls) == 4
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q)
+    with pytest.raises(UsageError, match="add_process_set"):
+        hvd.DistributedOptimizer(inside._inner, process_set=hvd.ProcessSet([0]))
+
+
+def _optimizers():
+    found = [
+        getattr(torch.optim, name)
+        for name in dir(torch.optim)
+        if isinstance(getattr(torch.optim, name), type) and name not in ("Optimizer", "SparseAdam")
+    ]
+    return [kind for kind in found if issubclass(kind, torch.optim.Optimizer)]
+
+
+@pytest.mark.parametrize("kind", _optimizers(), ids=lambda kind: kind.__name__)
+def test_every_optimizer_of_pytorch(hvd, kind):
+    weight = torch.nn.Parameter(torch.ones(3, 2))  # Muon takes matrices only
+    twin = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer, plain = hvd.DistributedOptimizer(kind([weight], lr=0.1)), kind([twin], lr=0.1)
+
+    def closure(of, stepping):
+        stepping.zero_grad()
+        loss = (of * of).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(lambda: closure(weight, optimizer))
+        plain.step(lambda: closure(twin, plain))
+        hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    assert torch.equal(weight, twin)
+    assert copy.deepcopy(optimizer).state_dict().keys() == plain.state_dict().keys()
+
+
 def test_added_groups(core, optimizer, model):
     more = torch.nn.Parameter(torch.ones(1))
     optimizer.add_param_group({"params": [more], "lr": 0.0})

@@ -50,6 +50,53 @@ def test_broadcast_optimizer_state_takes_no_step(core, hvd):
     assert len(core.calls) == 2 + 3  # the structure in two, then step, exp_avg, exp_avg_sq
 
 
+@pytest.mark.parametrize("has_stepped", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_broadcast_optimizer_state_moves_nothing(hvd, wrapped, has_stepped):
+    """Horovod takes a real step with zero gradients: weights decay and Adam counts it."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = adam = torch.optim.Adam([weight], lr=0.1, weight_decay=0.5)
+    if has_stepped:
+        weight.sum().backward()
+        adam.step()
+        adam.zero_grad()
+    if wrapped:
+        optimizer = hvd.DistributedOptimizer(adam)
+    before = weight.detach().clone()
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    assert torch.equal(weight, before)
+    assert [float(state["step"]) for state in adam.state.values()] == [1.0] * has_stepped
+    if wrapped:  # Horovod's scripts find a gradient there
+        assert torch.equal(weight.grad, torch.zeros(3))
+    else:
+        assert weight.grad is None
+
+
+def test_wrapping_keeps_state_and_gradients(hvd):
+    weight = torch.nn.Parameter(torch.ones(3))
+    adam = torch.optim.Adam([weight], lr=0.1)
+    weight.sum().backward()
+    adam.step()
+    optimizer = hvd.DistributedOptimizer(adam)
+    assert len(optimizer.state) == 1
+    assert weight.grad.sum() == 3
+
+
+def test_state_in_a_process_set(core, hvd):
+    hvd.shutdown()
+    core.size = 2
+    hvd.init()
+    ours = hvd.add_process_set([0])
+    core.calls.clear()
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    hvd.broadcast_parameters(model, root_rank=0, process_set=ours)
+    hvd.broadcast_optimizer_state(optimizer, 0, None, ours)
+    hvd.broadcast_optimizer_state(optimizer, 0, process_set=ours, allow_pickle=True)
+    assert {call.process_set for call in core.calls} == {ours.process_set_id}
+    assert len(core.calls) == 2 + 2 + 2
+
+
 def test_state_that_is_not_plain(core, hvd):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
     optimizer.param_groups[0]["policy"] = object()
