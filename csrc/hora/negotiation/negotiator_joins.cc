@@ -24,7 +24,7 @@ void Negotiator::On(int child, Joined joined, TimePoint) {
 // itself follows later, as a request like others, behind all that its subtree has submitted.
 void Negotiator::AddJoined(int rank) {
   if (table_.joined().empty()) {
-    for (const int slot : table_.collected_slots().ranks()) table_.Expand(slot, cache_.at(slot));
+    for (const int slot : table_.open_slots().ranks()) table_.Expand(slot, cache_.at(slot));
   }
   table_.AddJoined(rank);
   if (is_root()) {

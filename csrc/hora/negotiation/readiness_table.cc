@@ -188,10 +188,10 @@ void ReadinessTable::BeginNextRound(Named::iterator found) {
   if (IsComplete(*found)) Ready(*found);
 }
 
-SlotSet ReadinessTable::collected_slots() const {
+SlotSet ReadinessTable::open_slots() const {
   Words words(ready_slots_.size());
   for (const Words& own : slots_of_) {
-    for (std::size_t i = 0; i < words.size(); ++i) words[i] |= own[i];
+    for (std::size_t i = 0; i < words.size(); ++i) words[i] |= own[i] & ~taken_slots_[i];
   }
   return SlotSet::FromWords(std::move(words));
 }
@@ -347,8 +347,8 @@ bool ReadinessTable::AgreeName(const std::string& name, int slot, const RankSet&
     if (slot >= 0 && !named_.contains(name)) ForgetSlot(slot);
     return true;
   }
-  if (without_us) return true;
-  if (slot < 0 || !absent_here.empty() || !Has(taken_slots_, slot)) return false;
+  if (slot < 0 || !Has(taken_slots_, slot)) return without_us;
+  if (!absent_here.empty()) return false;
   DropSlot(slot);
   return true;
 }

@@ -33,11 +33,11 @@ class ReadinessTable {
   Status AddSlot(int contributor, int slot);
   Status AddRequest(int contributor, SubtreeRequest request);
 
-  // `rank`, of this subtree, has joined: requests may leave it out. All slots must be expanded
-  // then, and stay so, because a bit says that the whole subtree has contributed.
+  // `rank`, of this subtree, has joined: requests may leave it out. All open slots must be expanded
+  // then, and what comes later as a bit, because a bit says that the whole subtree has contributed.
   void AddJoined(int rank) { joined_.Add(rank); }
   const RankSet& joined() const { return joined_; }
-  SlotSet collected_slots() const;
+  SlotSet open_slots() const;  // somebody has contributed, and they are not taken
   // The join is agreed: nobody has joined, and everybody must contribute again.
   void EndJoin();
 

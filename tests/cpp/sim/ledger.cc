@@ -15,34 +15,44 @@ std::uint64_t DigestOf(const ResponseCache& cache) {
     const Response& response = cache.at(slot);
     digest = Mix(digest, slot, std::hash<std::string>()(response.name),
                  static_cast<int>(response.params.kind), response.params.shape.num_elements(),
-                 response.params.root_rank);
+                 response.params.root_rank, response.params.tensor_count());
     for (const std::int64_t rows : response.first_dims) digest = Mix(digest, rows);
   }
   return digest;
 }
 
-}  // namespace
+// What must come of these requests; kMismatch without text where they cannot be served.
+Response Expected(const std::vector<const Request*>& asked, bool somebody_is_absent) {
+  const Request& first = *asked.front();
+  Response response{.name = first.name, .params = first.params};
+  for (const Request* request : asked) {
+    if (!(request->params == first.params)) response.error = Status(StatusCode::kMismatch, "");
+  }
+  if (somebody_is_absent && first.params.kind != OpKind::kAllreduce) {
+    response.error = Status(StatusCode::kMismatch, "");
+  }
+  if (!response.error.ok()) return response;
+  for (const Request* request : asked) {
+    response.first_dims.insert(response.first_dims.end(), request->first_dims.begin(),
+                               request->first_dims.end());
+  }
+  return response;
+}
 
-Ledger::Ledger(const Workload& workload, int size)
-    : workload_(workload),
-      ranks_(static_cast<std::size_t>(size)),
-      rounds_(static_cast<std::size_t>(workload.names())) {}
+}  // namespace
 
 void Ledger::Violation(std::string what) {
   if (violation_.empty()) violation_ = std::move(what);
 }
 
-void Ledger::Submitted(int rank, const std::string& name) {
-  if (!of(rank).pending.insert(name).second) {
-    Violation(fmt::format("rank {} submits '{}', which is pending there", rank, name));
+void Ledger::Submitted(int rank, const Request& request) {
+  if (request.name == kJoinName) ++of(rank).joins;
+  if (!of(rank).pending.emplace(request.name, Pending{request, of(rank).joins, false}).second) {
+    Violation(fmt::format("rank {} submits '{}', which is pending there", rank, request.name));
   }
 }
 
 void Ledger::Executed(int rank, const Response& response) {
-  if (of(rank).pending.erase(response.name) == 0) {
-    Violation(
-        fmt::format("rank {} executes '{}', which is not pending there", rank, response.name));
-  }
   const std::size_t index = of(rank).executed++;
   if (index == history_.size()) {
     history_.push_back(response);
@@ -53,21 +63,71 @@ void Ledger::Executed(int rank, const Response& response) {
                     rank, response.name, response.error.ToString(), index, history_[index].name,
                     history_[index].error.ToString()));
   }
+  if (!response.absent.Contains(rank) && of(rank).pending.erase(response.name) == 0) {
+    Violation(
+        fmt::format("rank {} executes '{}', which is not pending there", rank, response.name));
+  }
+}
+
+// Present is who has asked; absent is who has joined, unless it had asked before.
+void Ledger::CheckParticipation(int rank, const Response& response) {
+  const auto pending = of(rank).pending.find(response.name);
+  const bool asked = pending != of(rank).pending.end() && !pending->second.decided;
+  if (!response.absent.Contains(rank)) {
+    if (!asked) {
+      Violation(
+          fmt::format("'{}' counts on rank {}, which has not submitted it", response.name, rank));
+    }
+    return;
+  }
+  ++absences_;
+  if (of(rank).joins != joins_agreed_ + 1) {
+    Violation(fmt::format("'{}' leaves out rank {}, which has not joined", response.name, rank));
+  } else if (asked && pending->second.joins <= joins_agreed_) {
+    Violation(fmt::format("'{}' leaves out rank {}, which submitted it before it joined",
+                          response.name, rank));
+  }
 }
 
 void Ledger::CheckExpected(const Response& response) {
-  const int name = workload_.IndexOf(response.name);
-  if (name < 0) return Violation(fmt::format("'{}' was never submitted", response.name));
-  const int round = rounds_[static_cast<std::size_t>(name)]++;
-  const Response expected = workload_.Expected(name, round);
+  std::vector<const Request*> asked;
+  for (std::size_t i = 0; i < ranks_.size(); ++i) {
+    const int rank = static_cast<int>(i);
+    CheckParticipation(rank, response);
+    if (!violation_.empty()) return;
+    if (response.absent.Contains(rank)) continue;
+    Pending& own = of(rank).pending[response.name];
+    own.decided = true;
+    asked.push_back(&own.request);
+  }
+  if (asked.empty()) return Violation(fmt::format("nobody has asked for '{}'", response.name));
+  Response expected = Expected(asked, !response.absent.empty());
+  if (response.name == kJoinName) {
+    ++joins_agreed_;
+    expected.params.root_rank = response.params.root_rank;
+    const int last = response.params.root_rank;
+    const bool exists = last >= 0 && last < static_cast<int>(ranks_.size());
+    if (!exists) Violation(fmt::format("rank {} joined last", last));
+  }
   if (expected.error.code() != response.error.code()) {
-    return Violation(fmt::format("round {} of '{}' ends in {} instead of {}", round, response.name,
+    return Violation(fmt::format("'{}' ends in {} instead of {}", response.name,
                                  response.error.ToString(), ToString(expected.error.code())));
   }
   if (!response.error.ok()) return;
   if (!(expected.params == response.params) || expected.first_dims != response.first_dims) {
-    Violation(fmt::format("round {} of '{}' has other parameters than were submitted", round,
-                          response.name));
+    Violation(fmt::format("'{}' has other parameters than were submitted", response.name));
+  }
+}
+
+void Ledger::Tuned(int rank, const Tuning& tuning) {
+  const TunedAt now{of(rank).executed, tuning};
+  const std::size_t index = of(rank).tunings++;
+  if (index == tunings_.size()) {
+    tunings_.push_back(now);
+  } else if (!(tunings_[index] == now)) {
+    Violation(
+        fmt::format("rank {} is tuned before response {}, another rank before {} or otherwise",
+                    rank, now.index, tunings_[index].index));
   }
 }
 
@@ -106,11 +166,15 @@ void Ledger::Finish() {
   for (std::size_t rank = 0; rank < ranks_.size(); ++rank) {
     if (!ranks_[rank].pending.empty()) {
       return Violation(fmt::format("deadlock: nothing happens any more, yet rank {} waits for '{}'",
-                                   rank, *ranks_[rank].pending.begin()));
+                                   rank, ranks_[rank].pending.begin()->first));
     }
     if (!ranks_[rank].failed && ranks_[rank].executed != history_.size()) {
       return Violation(fmt::format("rank {} has executed {} of {} responses", rank,
                                    ranks_[rank].executed, history_.size()));
+    }
+    if (!ranks_[rank].failed && ranks_[rank].tunings != tunings_.size()) {
+      return Violation(fmt::format("rank {} was tuned {} of {} times", rank, ranks_[rank].tunings,
+                                   tunings_.size()));
     }
   }
 }

@@ -40,6 +40,10 @@ TEST(Simulation, EveryRankLearnsWhoIsMissingAndFailsForIt) {
   RunWorlds(kWorlds / 4, WorldOptions::StallFromSeed);
 }
 
+TEST(Simulation, JoinsLeaveOutWhoHasNothingMoreAndNobodyElse) {
+  RunWorlds(kWorlds, WorldOptions::JoinFromSeed);
+}
+
 TEST(Simulation, TheSameSeedGivesTheSameWorld) {
   const WorldOptions options = WorldOptions::FromSeed(7, 64);
   World first(options);

@@ -1,5 +1,6 @@
 #include "sim/workload.h"
 
+#include <array>
 #include <charconv>
 
 #include "sim/random.h"
@@ -13,25 +14,46 @@ bool OneIn(int chances, std::uint64_t random) {
   return chances > 0 && random % static_cast<std::uint64_t>(chances) == 0;
 }
 
-Request Make(OpKind kind, int version) {
+// The kinds of the names 0, 1, …; every join world needs allreduces.
+constexpr std::array kKinds = {OpKind::kAllreduce, OpKind::kAllgather,    OpKind::kBroadcast,
+                               OpKind::kAllreduce, OpKind::kBarrier,      OpKind::kAlltoall,
+                               OpKind::kAllreduce, OpKind::kReducescatter};
+
+Request Make(OpKind kind, int version, int more_tensors) {
+  constexpr std::array kOps = {ReduceOp::kSum, ReduceOp::kAverage, ReduceOp::kAdasum,
+                               ReduceOp::kMax};
   Request request{.params = {.kind = kind}};
   OpParams& params = request.params;
+  TensorSpec further{.dtype = DType::kFloat64, .shape = {version % 4 + 1}};
   switch (kind) {
     case OpKind::kAllreduce:
       params.shape = {version % 3 + 1, 4};
-      params.reduce_op = version % 2 == 0 ? ReduceOp::kSum : ReduceOp::kAverage;
+      params.reduce_op = kOps[static_cast<std::size_t>(version) % kOps.size()];
       params.prescale = 1.0 + version;
       break;
     case OpKind::kAllgather:
       params.shape = {0, version + 1};
+      further.shape = {0};
       break;
     case OpKind::kBroadcast:
       params.shape = {version + 1};
       params.root_rank = version % 2;
+      more_tensors = 0;
+      break;
+    case OpKind::kAlltoall:
+      params.shape = {0, version + 2};
+      more_tensors = 0;
+      break;
+    case OpKind::kReducescatter:
+      params.shape = {version % 5 + 1};
+      params.postscale = 1.0 + version;
       break;
     case OpKind::kBarrier:
+    case OpKind::kJoin:
+      more_tensors = 0;
       break;
   }
+  params.rest.assign(static_cast<std::size_t>(more_tensors), further);
   return request;
 }
 
@@ -68,40 +90,27 @@ bool Workload::Dissents(int name, int round, int rank) const {
 }
 
 Request Workload::Ask(int name, int round, int rank) const {
-  int kind = name % kOpKindCount;
+  std::size_t kind = static_cast<std::size_t>(name) % kKinds.size();
   int version = VersionOf(name, round);
   if (Dissents(name, round, rank)) {
     const bool other_kind = OneIn(2, Mix(options_.seed, kOtherKind, name, round));
     if (other_kind) {
-      kind = (kind + 1) % kOpKindCount;
+      kind = (kind + 1) % kKinds.size();
     } else {
       version += 100;
     }
   }
-  Request request = Make(static_cast<OpKind>(kind), version);
+  Request request = Make(kKinds[kind], version, (name + version) % 3);
   request.name = NameOf(name);
   if (request.params.kind == OpKind::kAllgather) {
     // One rank in four has other rows in every round.
     const bool fickle = OneIn(4, Mix(options_.seed, kRows, name, rank));
     const std::uint64_t rows = Mix(options_.seed, kRows, name, rank, fickle ? round : version);
-    request.first_dim = static_cast<std::int64_t>(rows % 5);
+    for (std::size_t tensor = 0; tensor < request.params.tensor_count(); ++tensor) {
+      request.first_dims.push_back(static_cast<std::int64_t>((rows >> tensor) % 5));
+    }
   }
   return request;
-}
-
-Response Workload::Expected(int name, int round) const {
-  const Request first = Ask(name, round, 0);
-  Response response{.name = first.name, .params = first.params};
-  for (int rank = 0; rank < options_.size; ++rank) {
-    const Request request = Ask(name, round, rank);
-    if (!(request.params == first.params)) {
-      response.error = Status(StatusCode::kMismatch, "");
-      response.first_dims.clear();
-      return response;
-    }
-    if (request.params.kind == OpKind::kAllgather) response.first_dims.push_back(request.first_dim);
-  }
-  return response;
 }
 
 }  // namespace hora::sim

@@ -1,4 +1,4 @@
-// What each rank asks for in each round of each name, and what must come of it.
+// What each rank asks for in each round of each name.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "hora/wire/request.h"
-#include "hora/wire/response.h"
 
 namespace hora::sim {
 
@@ -30,8 +29,6 @@ class Workload {
   int IndexOf(const std::string& name) const;  // -1: not one of ours
 
   Request Ask(int name, int round, int rank) const;
-  // kMismatch without text when the ranks disagree.
-  Response Expected(int name, int round) const;
 
  private:
   int VersionOf(int name, int round) const;

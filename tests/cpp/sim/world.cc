@@ -39,6 +39,17 @@ WorldOptions WorldOptions::FromSeed(std::uint64_t seed, int max_size) {
   options.max_delay_us = random.Pick(std::array{1, 10, 100, 5000});
   options.max_think_us = random.Pick(std::array{1, 10, 100, 1000});
   options.leavers = random.OneIn(3) ? random.Between(1, std::min(size, 3)) : 0;
+  options.retunes = random.OneIn(2);
+  return options;
+}
+
+WorldOptions WorldOptions::JoinFromSeed(std::uint64_t seed, int max_size) {
+  WorldOptions options = FromSeed(seed, max_size);
+  Random random(Mix(seed, 0x1017));
+  options.joins = random.Between(1, std::min(options.workload.rounds, 4));
+  options.workload.rounds -= options.workload.rounds % options.joins;
+  options.lockstep = false;
+  if (random.OneIn(2)) options.leavers = 0;
   return options;
 }
 
@@ -53,17 +64,17 @@ std::string WorldOptions::ToString() const {
   return fmt::format(
       "{} ranks, fan-out {}, cache of {}, {} names × {} rounds{}, change 1/{}, disagree 1/{}, "
       "delay "
-      "{} µs, think {} µs, {} leave, {} absent",
+      "{} µs, think {} µs, {} leave, {} absent, {} joins",
       workload.size, fan_out, cache_capacity, workload.names, workload.rounds,
       lockstep ? " in lockstep" : "", workload.change_one_in, workload.disagree_one_in,
-      max_delay_us, max_think_us, leavers, absentees);
+      max_delay_us, max_think_us, leavers, absentees, joins);
 }
 
 World::World(WorldOptions options)
     : options_(options),
       random_(Mix(options.workload.seed, 0x3017)),
       workload_(options.workload),
-      ledger_(workload_, options.workload.size) {
+      ledger_(options.workload.size) {
   const int size = options_.workload.size;
   const int total = workload_.names() * workload_.rounds();
   for (int rank = 0; rank < size; ++rank) {
@@ -76,6 +87,7 @@ World::World(WorldOptions options)
     own.program = {.next_round = std::vector<int>(static_cast<std::size_t>(workload_.names())),
                    .left_to_submit = total,
                    .think_us = random_.Between(1, options_.max_think_us)};
+    if (options_.joins > 0) BeginEpoch(rank);
     Schedule(What::kSubmit, rank, random_.Below(options_.max_think_us));
   }
   for (int i = 0; i < options_.leavers; ++i) {
@@ -112,7 +124,7 @@ std::string World::Run() {
     }
   }
   if (ledger_.ok()) ledger_.Finish();
-  if (ledger_.ok() && options_.absentees == 0) CheckMessageCounts();
+  if (ledger_.ok() && options_.absentees == 0) CheckCounts();
   if (ledger_.ok() && options_.absentees > 0) CheckStalls();
   return ledger_.violation();
 }
@@ -124,23 +136,82 @@ void World::Schedule(What what, int rank, std::int64_t delay, int from) {
 void World::Submit(int rank) {
   Rank& own = of(rank);
   Program& program = own.program;
-  if (own.leaving || program.left_to_submit == 0) return;
-  const int total = workload_.names() * workload_.rounds();
-  if (program.leave_after >= 0 && total - program.left_to_submit >= program.leave_after) {
-    return Leave(rank);
+  if (own.leaving || own.gone || own.negotiator->closed()) return;
+  if (program.leave_after >= 0 && program.submitted >= program.leave_after) return Leave(rank);
+  if (program.joined) {
+    if (program.late == 0) return;
+    --program.late;
+  } else if (program.left_to_submit == 0) {
+    const bool joins = program.epoch < options_.joins;
+    return joins ? Join(rank) : void();
   }
   const int name = ChooseName(rank);
   if (name < 0) {
     own.asleep = true;
     return;
   }
+  if (program.joined) {
+    ++late_;
+  } else {
+    --program.left_to_submit;
+  }
+  SubmitName(rank, name);
+}
+
+void World::SubmitName(int rank, int name) {
+  Rank& own = of(rank);
+  Program& program = own.program;
   Request request = workload_.Ask(name, program.next_round[static_cast<std::size_t>(name)]++, rank);
-  --program.left_to_submit;
-  ledger_.Submitted(rank, request.name);
+  ++program.submitted;
+  ledger_.Submitted(rank, request);
   own.negotiator->Submit(std::move(request), At(now_us_));
-  if (own.negotiator->closed()) program.left_to_submit = 0;  // it is rejected, nothing follows
   WakeSubmitter(rank);
   Schedule(What::kProgress, rank, random_.Below(program.think_us));
+}
+
+void World::Join(int rank) {
+  Rank& own = of(rank);
+  own.program.joined = true;
+  // Later there is nobody who would submit the same.
+  const bool more = own.program.epoch + 1 < options_.joins;
+  own.program.late = more && random_.OneIn(3) ? random_.Between(1, 3) : 0;
+  Request request{.name = std::string(kJoinName), .params = {.kind = OpKind::kJoin}};
+  ledger_.Submitted(rank, request);
+  own.negotiator->Submit(std::move(request), At(now_us_));
+  WakeSubmitter(rank);
+  Schedule(What::kProgress, rank, random_.Below(own.program.think_us));
+}
+
+int World::EndOfEpoch(int epoch) const {
+  return options_.joins == 0 ? workload_.rounds()
+                             : workload_.rounds() / options_.joins * (epoch + 1);
+}
+
+// Whoever stops early joins early; one rank per epoch does all, so that all is done.
+void World::BeginEpoch(int rank) {
+  Program& program = of(rank).program;
+  program.joined = false;
+  program.left_to_submit = 0;
+  if (program.epoch == options_.joins) return;
+  const int first = program.epoch == 0 ? 0 : EndOfEpoch(program.epoch - 1);
+  for (int name = 0; name < workload_.names(); ++name) {
+    // What came too late for the last epoch is the first round of this one.
+    const bool pending = ledger_.IsPending(rank, workload_.NameOf(name));
+    program.next_round[static_cast<std::size_t>(name)] = first + (pending ? 1 : 0);
+    program.left_to_submit += EndOfEpoch(program.epoch) - first - (pending ? 1 : 0);
+  }
+  const auto diligent = Mix(options_.workload.seed, 0xD117, program.epoch) %
+                        static_cast<std::uint64_t>(options_.workload.size);
+  const bool does_all = diligent == static_cast<std::uint64_t>(rank) || random_.OneIn(4);
+  if (!does_all) program.left_to_submit = random_.Below(program.left_to_submit + 1);
+}
+
+void World::Executed(int rank, const Response& response) {
+  ledger_.Executed(rank, response);
+  if (response.name != kJoinName) return;
+  ++of(rank).program.epoch;
+  BeginEpoch(rank);
+  WakeSubmitter(rank);
 }
 
 // Any name that is not pending, so that the ranks' orders have nothing in common.
@@ -158,7 +229,8 @@ bool World::IsDue(int rank, int name) {
   const Program& program = of(rank).program;
   const int round = program.next_round[static_cast<std::size_t>(name)];
   if (program.absent && name == 0 && round == workload_.rounds() - 1) return false;
-  return options_.lockstep ? round == program.round : round < workload_.rounds();
+  if (options_.lockstep) return round == program.round;
+  return round < EndOfEpoch(std::min(program.epoch, options_.joins - 1));
 }
 
 void World::Leave(int rank) {
@@ -191,6 +263,9 @@ void World::Progress(int rank) {
   Rank& own = of(rank);
   own.progress_due = false;
   if (own.gone) return;
+  if (rank == 0 && options_.retunes && random_.OneIn(8)) {
+    own.negotiator->Retune({.fusion_threshold_bytes = random_.Next()});
+  }
   own.negotiator->Take(actions_);
   Act(rank, actions_);
   // As soon as its shutdown has taken effect, a rank's process ends.
@@ -217,10 +292,17 @@ void World::ScheduleTick(int rank) {
 void World::Act(int rank, NegotiatorActions& actions) {
   for (auto& outgoing : actions.send) Send(rank, outgoing);
   std::size_t executed = 0;
+  auto tuning = actions.tunings.begin();
   for (const std::size_t end : actions.agreement_ends) {
-    for (; executed < end; ++executed) ledger_.Executed(rank, actions.execute[executed]);
+    for (; executed < end; ++executed) {
+      for (; tuning != actions.tunings.end() && tuning->first == executed; ++tuning) {
+        ledger_.Tuned(rank, tuning->tuning);
+      }
+      Executed(rank, actions.execute[executed]);
+    }
     ledger_.AgreementEnded(rank);
   }
+  if (tuning != actions.tunings.end()) ledger_.Violation("a tuning belongs to no response");
   if (executed != actions.execute.size()) ledger_.Violation("a response belongs to no agreement");
   for (const auto& [name, status] : actions.reject) ledger_.Rejected(rank, name, status);
   Rank& own = of(rank);
@@ -255,18 +337,28 @@ void World::Send(int from, NegotiatorActions::Outgoing& outgoing) {
 
 void World::WakeSubmitter(int rank) {
   of(rank).asleep = false;
-  if (of(rank).program.left_to_submit > 0) {
+  const Program& program = of(rank).program;
+  if (program.left_to_submit > 0 || program.epoch < options_.joins) {
     Schedule(What::kSubmit, rank, random_.Below(of(rank).program.think_us + 1));
   }
 }
 
-void World::CheckMessageCounts() {
-  const std::uint64_t rounds = static_cast<std::uint64_t>(workload_.names() * workload_.rounds());
+// Nothing was forgotten, and nobody talks more than is needed.
+void World::CheckCounts() {
+  const auto done = static_cast<std::uint64_t>(ledger_.executed_count(0));
+  const auto rounds = static_cast<std::uint64_t>(workload_.names() * workload_.rounds());
+  const auto joins = static_cast<std::uint64_t>(options_.joins);
+  const std::uint64_t least = options_.leavers > 0 ? 0 : rounds + joins;
+  if (done < least || done > rounds + joins + late_) {
+    return ledger_.Violation(fmt::format("{} responses in all, of {}", done, rounds + joins));
+  }
   for (int rank = 0; rank < options_.workload.size; ++rank) {
-    const auto children = static_cast<std::uint64_t>(
-        TreePosition::Of(rank, options_.workload.size, options_.fan_out).children.size());
+    const TreePosition position = TreePosition::Of(rank, options_.workload.size, options_.fan_out);
+    const auto children = static_cast<std::uint64_t>(position.children.size());
+    const auto below = static_cast<std::uint64_t>(position.SubtreeOf(rank).count());
+    const auto leavers = static_cast<std::uint64_t>(options_.leavers);
     const std::uint64_t most =
-        rounds * (1 + children) + static_cast<std::uint64_t>(options_.leavers) * (1 + children);
+        (rounds + joins + late_ + leavers) * (1 + children) + joins * below + late_;
     if (of(rank).sent > most) {
       ledger_.Violation(fmt::format("rank {} has sent {} messages, at most {} are needed", rank,
                                     of(rank).sent, most));

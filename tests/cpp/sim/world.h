@@ -27,9 +27,12 @@ struct WorldOptions {
   int max_think_us = 50;   // between two submissions of a rank
   int absentees = 0;       // ranks that never submit the last round of the first name
   int leavers = 0;         // ranks that shut down somewhere on the way
+  int joins = 0;           // the rounds are parted into so many epochs; each ends in a join
+  bool retunes = false;    // the root puts new values into the stream of decisions
 
   static WorldOptions FromSeed(std::uint64_t seed, int max_size);
   static WorldOptions StallFromSeed(std::uint64_t seed, int max_size);
+  static WorldOptions JoinFromSeed(std::uint64_t seed, int max_size);
   std::string ToString() const;
 };
 
@@ -43,7 +46,7 @@ class World {
   std::string Run();
   std::uint64_t events() const { return events_done_; }
   std::uint64_t messages() const { return messages_; }
-  int executed() const { return ledger_.executed_count(0); }
+  std::size_t absences() const { return ledger_.absences(); }
 
  private:
   static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
@@ -62,10 +65,14 @@ class World {
   struct Program {                // what a rank still wants to do
     std::vector<int> next_round;  // by name
     int round = 0;                // lockstep: of all names
-    int left_to_submit = 0;
+    int left_to_submit = 0;       // before the end, or before this epoch's join
+    int submitted = 0;
     int leave_after = -1;  // submissions; -1: stays
     int think_us = 1;
     bool absent = false;  // of the last round of the first name
+    int epoch = 0;
+    bool joined = false;
+    int late = 0;  // submissions to come after the join, as from another thread
   };
   struct Rank {
     std::unique_ptr<Negotiator> negotiator;
@@ -87,6 +94,10 @@ class World {
 
   void Schedule(What what, int rank, std::int64_t delay, int from = -1);
   void Submit(int rank);
+  void SubmitName(int rank, int name);
+  void Join(int rank);
+  void BeginEpoch(int rank);
+  void Executed(int rank, const Response& response);
   void Leave(int rank);
   void Deliver(int rank, int from);
   void Progress(int rank);
@@ -97,7 +108,8 @@ class World {
   void WakeSubmitter(int rank);
   int ChooseName(int rank);
   bool IsDue(int rank, int name);
-  void CheckMessageCounts();
+  int EndOfEpoch(int epoch) const;  // rounds
+  void CheckCounts();
   void CheckStalls();
   Rank& of(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
   Edge& EdgeOf(int from, int to);
@@ -113,6 +125,7 @@ class World {
   std::int64_t now_us_ = 0;
   std::uint64_t events_done_ = 0;
   std::uint64_t messages_ = 0;
+  std::uint64_t late_ = 0;
 };
 
 }  // namespace hora::sim
