@@ -103,6 +103,17 @@ void TakeRows(Request& request, bool negotiated) {
   for (TensorSpec& spec : request.params.rest) take(spec.shape);
 }
 
+// Without splits, the rows are divided evenly.
+std::vector<std::int64_t> SplitsOf(const Call& call, const Shape& shape, int size) {
+  if (!call.splits.is_none()) return call.splits.cast<std::vector<std::int64_t>>();
+  const std::int64_t rows = shape.rank() == 0 ? 0 : shape.dim(0);
+  if (rows % size != 0) {
+    Refuse(call,
+           fmt::format("{} rows cannot be split evenly among {} ranks; pass splits", rows, size));
+  }
+  return std::vector<std::int64_t>(static_cast<std::size_t>(size), rows / size);
+}
+
 TensorEntry EntryOf(Call& call, const ProcessSet& set) {
   TensorEntry entry;
   OpParams& params = entry.request.params;
@@ -133,8 +144,8 @@ TensorEntry EntryOf(Call& call, const ProcessSet& set) {
       TakeRows(entry.request, /*negotiated=*/true);
       break;
     case OpKind::kAlltoall:
+      entry.splits = SplitsOf(call, entry.input.shape, set.size());
       TakeRows(entry.request, /*negotiated=*/false);
-      if (!call.splits.is_none()) entry.splits = call.splits.cast<std::vector<std::int64_t>>();
       break;
     case OpKind::kBarrier:
     case OpKind::kJoin:
