@@ -10,6 +10,7 @@
 namespace hora {
 namespace {
 
+using testing::FloatsOf;
 using testing::RankContext;
 using testing::RankGroupOptions;
 using testing::RunRanks;
@@ -70,10 +71,8 @@ TEST_P(EngineOnRanks, AllgatherConcatenatesUnevenRows) {
                               self.rank() * 1.0f);
       const auto handle = self.Allgather("rows", rows);
       ASSERT_TRUE(self.Wait(handle).ok()) << handle->status().ToString();
-      const auto& gathered = *handle->gathered();
-      std::vector<float> result(gathered.bytes().size() / sizeof(float));
-      std::copy(gathered.bytes().begin(), gathered.bytes().end(),
-                std::as_writable_bytes(std::span(result)).begin());
+      const Gathered& gathered = *handle->gathered().front();
+      const std::vector<float> result = FloatsOf(gathered);
       std::vector<float> expected;
       for (int rank = 0; rank < self.size(); ++rank) {
         EXPECT_EQ(gathered.rows_by_rank()[static_cast<std::size_t>(rank)], rank * 1000 + round);
@@ -216,7 +215,7 @@ TEST(Engine, AWaitEndsAtItsDeadlineAndTheOperationGoesOn) {
     if (self.rank() == 0) {
       const auto handle = self.Allreduce("x", values);
       const TimePoint soon = SteadyClock::Instance().Now() + std::chrono::milliseconds(20);
-      EXPECT_EQ(self.engine().Wait(*handle, soon), WakeReason::kDeadline);
+      EXPECT_EQ(self.set().Wait(*handle, soon), WakeReason::kDeadline);
       ASSERT_TRUE(self.Wait(self.Barrier("rank 0 gave up waiting")).ok());
       EXPECT_TRUE(self.Wait(handle).ok());
     } else {

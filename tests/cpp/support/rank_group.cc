@@ -1,5 +1,6 @@
 #include "support/rank_group.h"
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 #include <stdexcept>
@@ -8,21 +9,20 @@
 
 #include "hora/base/format.h"
 #include "hora/control/local_group.h"
+#include "hora/engine/job_settings.h"
+#include "hora/fusion/fusion_plan.h"
 
 namespace hora::testing {
 namespace {
 
 constexpr Duration kPatience = std::chrono::seconds(60);  // sanitizers on a busy machine
 
-Tunables TunablesOf(const Config& config) {
-  return {.fusion_threshold_bytes = config.fusion_threshold_bytes,
-          .window_bytes = config.window_bytes,
-          .cache_capacity = config.cache_capacity,
-          .tree_fan_out = config.tree_fan_out};
-}
-
-OpParams FloatParams(OpKind kind, std::int64_t count) {
-  return {.kind = kind, .dtype = DType::kFloat32, .shape = Shape{count}};
+Request FloatRequest(OpKind kind, const std::string& name, std::size_t count) {
+  return {.name = name,
+          .params = {.kind = kind,
+                     .dtype = DType::kFloat32,
+                     .shape = Shape{static_cast<std::int64_t>(count)}},
+          .first_dims = {}};
 }
 
 std::span<std::byte> BytesOf(std::vector<float>& values) {
@@ -37,7 +37,7 @@ void RunRank(int rank, const RankGroupOptions& options, HostGroup group,
   std::exception_ptr failure;
   try {
     if (!engine) throw std::runtime_error(engine.error().ToString());
-    RankContext context(rank, options.size, **engine);
+    RankContext context(**engine, *(*engine)->Find(0));
     body(context);
   } catch (...) {
     failure = std::current_exception();
@@ -49,18 +49,57 @@ void RunRank(int rank, const RankGroupOptions& options, HostGroup group,
 
 }  // namespace
 
+int RankContext::AddSet(const std::vector<int>& ranks) {
+  const Result<int> id = engine_->AddProcessSet(ranks);
+  if (!id) throw std::runtime_error(id.error().ToString());
+  return *id;
+}
+
+void RankContext::RemoveSet(int id) {
+  const Status status = engine_->RemoveProcessSet(id);
+  if (!status.ok()) throw std::runtime_error(status.ToString());
+}
+
+RankContext RankContext::In(int id) {
+  const auto set = engine_->Find(id);
+  if (!set) throw std::runtime_error(set.error().ToString());
+  return RankContext(*engine_, *set);
+}
+
 std::shared_ptr<Handle> RankContext::Submit(Request request, std::span<std::byte> input,
                                             std::span<std::byte> output, bool will_wait) {
+  return SubmitGroup(std::move(request), {{input, output}}, {}, will_wait);
+}
+
+std::shared_ptr<Handle> RankContext::SubmitGroup(Request request, const std::vector<Buffers>& group,
+                                                 std::vector<std::int64_t> splits, bool will_wait) {
+  const OpParams& params = request.params;
+  std::vector<TensorPair> pairs;
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    Shape in = params.shape_of(i);
+    if (params.kind == OpKind::kAllgather) in = in.WithFirstDim(request.first_dims[i]);
+    if (params.kind == OpKind::kAlltoall) {
+      in = in.WithFirstDim(
+          static_cast<std::int64_t>(group[i].input.size() / SizeOf(params.dtype_of(i))));
+    }
+    Shape out = in;
+    if (params.kind == OpKind::kReducescatter && in.rank() > 0) {
+      out = in.WithFirstDim(RowsOfRank(in.dim(0), rank(), size()).count);
+    }
+    const auto view = [&](std::span<std::byte> bytes, Shape shape) {
+      return TensorView{bytes.data(), params.dtype_of(i), params.device, std::move(shape)};
+    };
+    pairs.push_back({view(group[i].input, std::move(in)), view(group[i].output, std::move(out))});
+  }
   auto handle = std::make_shared<Handle>(request.name);
-  TensorEntry entry{.request = std::move(request), .input = {}, .output = {}, .handle = handle};
-  const OpParams& params = entry.request.params;
-  Shape shape = params.shape;
-  if (params.kind == OpKind::kAllgather) shape = shape.WithFirstDim(entry.request.first_dim);
-  entry.input = {
-      .data = input.data(), .dtype = params.dtype, .device = params.device, .shape = shape};
-  entry.output = {
-      .data = output.data(), .dtype = params.dtype, .device = params.device, .shape = shape};
-  if (Status status = engine_.Submit(std::move(entry), will_wait); !status.ok()) {
+  TensorEntry entry;
+  entry.request = std::move(request);
+  entry.input = pairs.front().input;
+  entry.output = pairs.front().output;
+  entry.rest.assign(pairs.begin() + 1, pairs.end());
+  entry.splits = std::move(splits);
+  entry.handle = handle;
+  if (Status status = set_->Submit(std::move(entry), will_wait); !status.ok()) {
     handle = std::make_shared<Handle>(handle->name());
     handle->Complete(std::move(status));
   }
@@ -70,9 +109,9 @@ std::shared_ptr<Handle> RankContext::Submit(Request request, std::span<std::byte
 Status RankContext::Wait(const std::shared_ptr<Handle>& handle) {
   const TimePoint deadline = SteadyClock::Instance().Now() + kPatience;
   while (!handle->done()) {
-    if (engine_.Wait(*handle, deadline) == WakeReason::kDeadline) {
-      throw std::runtime_error("rank " + std::to_string(rank_) + " hangs in '" + handle->name() +
-                               "'");
+    if (set_->Wait(*handle, deadline) == WakeReason::kDeadline) {
+      throw std::runtime_error("rank " + std::to_string(global_rank()) + " hangs in '" +
+                               handle->name() + "'");
     }
   }
   return handle->status();
@@ -80,33 +119,65 @@ Status RankContext::Wait(const std::shared_ptr<Handle>& handle) {
 
 std::shared_ptr<Handle> RankContext::Allreduce(const std::string& name, std::vector<float>& values,
                                                ReduceOp op) {
-  Request request{
-      .name = name,
-      .params = FloatParams(OpKind::kAllreduce, static_cast<std::int64_t>(values.size())),
-      .first_dim = 0};
+  Request request = FloatRequest(OpKind::kAllreduce, name, values.size());
   request.params.reduce_op = op;
   return Submit(std::move(request), BytesOf(values), BytesOf(values));
 }
 
 std::shared_ptr<Handle> RankContext::Broadcast(const std::string& name, std::vector<float>& values,
                                                int root) {
-  Request request{
-      .name = name,
-      .params = FloatParams(OpKind::kBroadcast, static_cast<std::int64_t>(values.size())),
-      .first_dim = 0};
+  Request request = FloatRequest(OpKind::kBroadcast, name, values.size());
   request.params.root_rank = root;
   return Submit(std::move(request), BytesOf(values), BytesOf(values));
 }
 
 std::shared_ptr<Handle> RankContext::Allgather(const std::string& name, std::vector<float>& rows) {
-  return Submit({.name = name,
-                 .params = FloatParams(OpKind::kAllgather, 0),
-                 .first_dim = static_cast<std::int64_t>(rows.size())},
-                BytesOf(rows), {});
+  Request request = FloatRequest(OpKind::kAllgather, name, 0);
+  request.first_dims = {static_cast<std::int64_t>(rows.size())};
+  return Submit(std::move(request), BytesOf(rows), {});
+}
+
+std::shared_ptr<Handle> RankContext::Alltoall(const std::string& name, std::vector<float>& rows,
+                                              std::vector<std::int64_t> splits) {
+  return SubmitGroup(FloatRequest(OpKind::kAlltoall, name, 0), {{BytesOf(rows), {}}},
+                     std::move(splits));
+}
+
+std::shared_ptr<Handle> RankContext::Reducescatter(const std::string& name,
+                                                   std::vector<float>& rows,
+                                                   std::vector<float>& mine, ReduceOp op) {
+  Request request = FloatRequest(OpKind::kReducescatter, name, rows.size());
+  request.params.reduce_op = op;
+  return Submit(std::move(request), BytesOf(rows), BytesOf(mine));
+}
+
+std::shared_ptr<Handle> RankContext::GroupedAllreduce(const std::string& name,
+                                                      std::vector<std::vector<float>>& tensors) {
+  Request request = FloatRequest(OpKind::kAllreduce, name, tensors.front().size());
+  std::vector<Buffers> group;
+  for (std::vector<float>& values : tensors) {
+    if (!group.empty()) {
+      request.params.rest.push_back(
+          {DType::kFloat32, Shape{static_cast<std::int64_t>(values.size())}});
+    }
+    group.push_back({BytesOf(values), BytesOf(values)});
+  }
+  return SubmitGroup(std::move(request), group);
 }
 
 std::shared_ptr<Handle> RankContext::Barrier(const std::string& name) {
-  return Submit({.name = name, .params = {.kind = OpKind::kBarrier}, .first_dim = 0}, {}, {});
+  return Submit({.name = name, .params = {.kind = OpKind::kBarrier}, .first_dims = {}}, {}, {});
+}
+
+std::shared_ptr<Handle> RankContext::Join() {
+  return Submit({.name = "join", .params = {.kind = OpKind::kJoin}, .first_dims = {}}, {}, {});
+}
+
+std::vector<float> FloatsOf(const Gathered& gathered) {
+  std::vector<float> floats(gathered.bytes().size() / sizeof(float));
+  std::copy(gathered.bytes().begin(), gathered.bytes().end(),
+            std::as_writable_bytes(std::span(floats)).begin());
+  return floats;
 }
 
 void RunRanks(const RankGroupOptions& options, const std::function<void(RankContext&)>& body) {

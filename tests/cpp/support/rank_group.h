@@ -1,6 +1,7 @@
 // N ranks as N threads of the test process, each with a real engine on one shared board.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -11,19 +12,36 @@
 
 namespace hora::testing {
 
-// What a test does as one rank. Blocking calls fail the test instead of hanging: each has a
-// deadline.
+// What a test does as one rank of one process set. Blocking calls fail the test instead of hanging:
+// each has a deadline.
 class RankContext {
  public:
-  RankContext(int rank, int size, Engine& engine) : rank_(rank), size_(size), engine_(engine) {}
+  struct Buffers {
+    std::span<std::byte> input;
+    std::span<std::byte> output;
+  };
 
-  int rank() const { return rank_; }
-  int size() const { return size_; }
-  Engine& engine() { return engine_; }
+  // The global set, to begin with.
+  RankContext(Engine& engine, std::shared_ptr<ProcessSet> set)
+      : engine_(&engine), set_(std::move(set)) {}
+
+  int rank() const { return set_->rank(); }  // place in the set
+  int size() const { return set_->size(); }
+  int global_rank() const { return engine_->topology().rank; }
+  Engine& engine() { return *engine_; }
+  ProcessSet& set() { return *set_; }
+
+  // Collective over all ranks; a failure throws.
+  int AddSet(const std::vector<int>& ranks);
+  void RemoveSet(int id);
+  RankContext In(int id);  // the same rank, as a member of another set
 
   // Submits and returns the handle; a refused submission is in the handle's status, already done.
   std::shared_ptr<Handle> Submit(Request request, std::span<std::byte> input,
                                  std::span<std::byte> output, bool will_wait = false);
+  std::shared_ptr<Handle> SubmitGroup(Request request, const std::vector<Buffers>& group,
+                                      std::vector<std::int64_t> splits = {},
+                                      bool will_wait = false);
   // The status of the finished operation.
   Status Wait(const std::shared_ptr<Handle>& handle);
 
@@ -31,13 +49,22 @@ class RankContext {
                                     ReduceOp op = ReduceOp::kSum);
   std::shared_ptr<Handle> Broadcast(const std::string& name, std::vector<float>& values, int root);
   std::shared_ptr<Handle> Allgather(const std::string& name, std::vector<float>& rows);
+  std::shared_ptr<Handle> Alltoall(const std::string& name, std::vector<float>& rows,
+                                   std::vector<std::int64_t> splits);
+  // `rows`: one number each; `mine`: this rank's share, of the right size already.
+  std::shared_ptr<Handle> Reducescatter(const std::string& name, std::vector<float>& rows,
+                                        std::vector<float>& mine, ReduceOp op = ReduceOp::kSum);
+  std::shared_ptr<Handle> GroupedAllreduce(const std::string& name,
+                                           std::vector<std::vector<float>>& tensors);
   std::shared_ptr<Handle> Barrier(const std::string& name);
+  std::shared_ptr<Handle> Join();
 
  private:
-  int rank_;
-  int size_;
-  Engine& engine_;
+  Engine* engine_;
+  std::shared_ptr<ProcessSet> set_;
 };
+
+std::vector<float> FloatsOf(const Gathered& gathered);
 
 struct RankGroupOptions {
   int size = 2;
