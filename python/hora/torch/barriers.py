@@ -28,6 +28,6 @@ def join(device: int = -1, process_set: ProcessSet = global_process_set) -> int:
     """
     del device
     number = id_of(process_set)
-    last = _core.run(_core.JOIN, "join", None, None, process_set=number).last_joined()
+    last = _core.run(_core.JOIN, "join.noname", None, None, process_set=number).last_joined()
     forget_names(number)
     return last
