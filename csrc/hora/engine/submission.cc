@@ -32,6 +32,10 @@ std::string Which(const Request& request, std::size_t tensor) {
 }
 
 Status CheckName(const Request& request) {
+  if ((request.params.kind == OpKind::kJoin) != (request.name == kJoinName)) {
+    return Invalid(request,
+                   fmt::format("the name '{}' is that of joins, and of nothing else", kJoinName));
+  }
   if (!request.name.empty() && request.name.size() <= kMaxNameBytes) return Status::Ok();
   return Error(StatusCode::kInvalidArgument,
                "{}: a tensor's name has 1 to {} bytes, this one has {}",

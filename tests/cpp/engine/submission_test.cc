@@ -102,6 +102,8 @@ TEST(CheckSubmission, NamesRootsAndDevicesAreChecked) {
   entry.request.name = "";
   EXPECT_EQ(CheckSubmission(entry, 0, 3).code(), StatusCode::kInvalidArgument);
   entry = EntryOf(OpKind::kJoin, {});
+  ExpectRefused(entry, {"'join.noname'", "of joins"});
+  entry.request.name = kJoinName;
   EXPECT_TRUE(CheckSubmission(entry, 0, 3).ok());
 }
 

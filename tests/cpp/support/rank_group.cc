@@ -170,7 +170,9 @@ std::shared_ptr<Handle> RankContext::Barrier(const std::string& name) {
 }
 
 std::shared_ptr<Handle> RankContext::Join() {
-  return Submit({.name = "join", .params = {.kind = OpKind::kJoin}, .first_dims = {}}, {}, {});
+  return Submit(
+      {.name = std::string(kJoinName), .params = {.kind = OpKind::kJoin}, .first_dims = {}}, {},
+      {});
 }
 
 std::vector<float> FloatsOf(const Gathered& gathered) {
