@@ -147,3 +147,9 @@ def start_timeline(path: str, mark_cycles: bool = False) -> None:
 
 def stop_timeline() -> None:
     """Completes the file; raises ``UsageError`` when none is being written."""
+
+def torch_ops_api() -> int:
+    """Where the table of functions is that ``hora/_torch_ops.so`` calls; valid for ever."""
+
+def forget_compiled_names(process_set: int | None = None) -> None:
+    """Numbers the unnamed operations of compiled graphs from 0 again, in one process set or all."""

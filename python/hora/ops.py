@@ -8,6 +8,7 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, ClassVar
 
+from hora import _core
 from hora.errors import HoraError
 
 if TYPE_CHECKING:
@@ -122,3 +123,4 @@ def forget_names(process_set: int | None = None) -> None:
                 rings[0].forget()
             else:
                 rings.pop(number, None)
+    _core.forget_compiled_names(process_set)

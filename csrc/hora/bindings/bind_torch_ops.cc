@@ -1,4 +1,5 @@
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <map>
@@ -26,24 +27,28 @@ struct Outcome {
   std::string error;
 };
 
-// Names of operations without one: "allreduce.compiled.3", counted for each kind and process set
-// of one engine, so that ranks which start anew start alike. Guarded by the GIL.
+// Names of operations without one: "allreduce.compiled.3", counted for each kind and process set.
+// Guarded by the GIL.
 class CompiledNames {
  public:
-  std::string Claim(const std::shared_ptr<Engine>& engine, const HoraCall& call) {
-    if (engine_.lock() != engine) next_.clear();
-    engine_ = engine;
-    std::uint32_t& next = next_[{call.kind, call.process_set}];
+  std::string Claim(const HoraCall& call) {
+    std::uint32_t& next = next_[{call.process_set, call.kind}];
     return fmt::format("{}.compiled.{}", ToString(static_cast<OpKind>(call.kind)), next++ % kRing);
   }
 
   // For a refused operation, of which the other ranks know nothing.
-  void GiveBack(const HoraCall& call) { --next_[{call.kind, call.process_set}]; }
+  void GiveBack(const HoraCall& call) { --next_[{call.process_set, call.kind}]; }
+
+  // Counts anew, in one process set or in all.
+  void Forget(std::optional<std::int32_t> process_set) {
+    std::erase_if(next_, [&](const auto& entry) {
+      return !process_set || entry.first.first == *process_set;
+    });
+  }
 
  private:
   static constexpr std::uint32_t kRing = 256;
 
-  std::weak_ptr<Engine> engine_;
   std::map<std::pair<std::int32_t, std::int32_t>, std::uint32_t> next_;
 };
 
@@ -123,7 +128,7 @@ std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Outcome& outcome) {
   }
   TensorEntry entry = EntryOf(call, **set);
   const bool unnamed = *call.name == '\0';
-  entry.request.name = unnamed ? Names().Claim(engine, call) : call.name;
+  entry.request.name = unnamed ? Names().Claim(call) : call.name;
   entry.handle = std::make_shared<Handle>(entry.request.name);
   outcome.handle = entry.handle;
   const Status status = (*set)->Submit(std::move(entry), /*will_wait=*/true);
@@ -196,6 +201,10 @@ constexpr HoraEngineApi kApi{
 
 void BindTorchOps(py::module_& module) {
   module.def("torch_ops_api", [] { return reinterpret_cast<std::uintptr_t>(&kApi); });
+  module.def(
+      "forget_compiled_names",
+      [](std::optional<std::int32_t> process_set) { Names().Forget(process_set); },
+      py::arg("process_set") = py::none());
 }
 
 }  // namespace hora::bindings

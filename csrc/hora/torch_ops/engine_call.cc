@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -171,6 +172,16 @@ Tensor EmptyRows(const Tensor& like, std::int64_t rows) {
   std::vector<std::int64_t> dims(like.sizes().begin(), like.sizes().end());
   dims.at(0) = rows;
   return torch::stable::new_empty(like, dims);
+}
+
+Tensor FilledUp(const Tensor& dense, std::int64_t rows) {
+  Tensor filled = EmptyRows(dense, rows);
+  const std::size_t used = static_cast<std::size_t>(dense.numel()) * dense.element_size();
+  const std::size_t all = static_cast<std::size_t>(filled.numel()) * dense.element_size();
+  auto* bytes = static_cast<std::byte*>(filled.data_ptr());
+  if (used > 0) std::memcpy(bytes, dense.data_ptr(), used);
+  if (all > used) std::memset(bytes + used, 0, all - used);
+  return filled;
 }
 
 Tensor EmptyDense(const Tensor& like) { return torch::stable::new_empty(like, like.sizes()); }

@@ -55,5 +55,7 @@ Gathered RunGathering(const Terms& terms, const Tensor& input,
 // An uninitialised row-major tensor like `like`, but with another number of rows.
 Tensor EmptyRows(const Tensor& like, std::int64_t rows);
 Tensor EmptyDense(const Tensor& like);
+// A copy with rows of zeros at the end, `rows` in all.
+Tensor FilledUp(const Tensor& dense, std::int64_t rows);
 
 }  // namespace hora::torch_ops

@@ -1,9 +1,9 @@
 // torch.ops.hora.*: schemas and CPU kernels. How their results look without running (fake kernels)
 // and their gradients are in python/hora/torch/operators.py.
 //
-// Whatever differs between ranks and shows in a result's shape or gradient is an argument, so that
-// no two ranks can have the same graph and mean different things by it: compilers keep what they
-// have made of a graph, and hand it to all processes of a host.
+// Whatever differs between ranks or jobs and shows in a result's shape or gradient is an argument,
+// so that no two processes can have the same graph and mean different things by it: compilers keep
+// what they have made of a graph, for every process of the host and for the next job.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -12,7 +12,7 @@
 #include <tuple>
 
 #include "hora/base/format.h"
-#include "hora/tensor/dtype.h"
+#include "hora/tensor/reduce_op.h"
 #include "hora/torch_ops/engine_call.h"
 
 namespace hora::torch_ops {
@@ -42,52 +42,68 @@ Tensor Allreduce(Tensor input, std::string name, std::int64_t op, double prescal
       .front();
 }
 
-Tensor Broadcast(Tensor input, std::int64_t root_rank, bool is_root, std::string name,
-                 std::int64_t process_set) {
-  const Terms terms{.kind = OpKind::kBroadcast,
-                    .name = std::move(name),
-                    .process_set = process_set,
-                    .root_rank = root_rank};
-  if (is_root != (PlaceIn(0).rank == root_rank)) {
-    Refuse(terms, "this graph was compiled for another rank; compile the model after hvd.init()");
-  }
-  return RunInto(terms, {input}, {EmptyDense(input)}).front();
+Tensor Broadcast(Tensor input, std::int64_t root_rank, std::string name, std::int64_t process_set) {
+  return RunInto({.kind = OpKind::kBroadcast,
+                  .name = std::move(name),
+                  .process_set = process_set,
+                  .root_rank = root_rank},
+                 {input}, {EmptyDense(input)})
+      .front();
 }
 
-Tensor Allgather(Tensor input, std::int64_t rows, std::string name, std::int64_t process_set) {
+// The mean of all ranks' gradients for the root, and zeros for the others.
+Tensor BroadcastGradient(Tensor gradient, std::int64_t root_rank, std::string name,
+                         std::int64_t process_set) {
+  constexpr auto kAverage = static_cast<std::int64_t>(ReduceOp::kAverage);
+  Tensor mean = Allreduce(std::move(gradient), std::move(name), kAverage, 1.0, 1.0, process_set);
+  if (PlaceIn(0).rank != root_rank) torch::stable::zero_(mean);
+  return mean;
+}
+
+Place CheckedPlace(const Terms& terms, std::int64_t size) {
+  const Place place = PlaceIn(terms.process_set);
+  if (place.size == size) return place;
+  Refuse(terms, fmt::format("this graph was compiled for {} ranks, and there are {}; compile the "
+                            "model after hvd.init()",
+                            size, place.size));
+}
+
+Tensor Allgather(Tensor input, std::int64_t rows, std::int64_t size, std::string name,
+                 std::int64_t process_set) {
   const Terms terms{
       .kind = OpKind::kAllgather, .name = std::move(name), .process_set = process_set};
+  CheckedPlace(terms, size);
   Gathered gathered = RunGathering(terms, input);
   if (gathered.tensor.size(0) != rows) {
     Refuse(terms,
-           fmt::format("ranks brought {} rows, and the compiled graph expects {} in all: in a "
-                       "compiled graph every rank must bring the same number of rows. Pad them, or "
-                       "gather outside of the compiled function",
+           fmt::format("ranks brought {} rows, and this rank's compiled graph expects {} in all: "
+                       "in a compiled graph every rank must bring the same number of rows. Pad "
+                       "them, or gather outside of the compiled function",
                        fmt::join(gathered.rows, ", "), rows));
   }
   return std::move(gathered.tensor);
 }
 
-Tensor Reducescatter(Tensor input, std::int64_t rows, std::string name, std::int64_t op,
-                     double prescale, double postscale, std::int64_t process_set) {
+Tensor Reducescatter(Tensor input, std::int64_t rows, std::int64_t size, std::string name,
+                     std::int64_t op, double prescale, double postscale, std::int64_t process_set) {
   const Terms terms{.kind = OpKind::kReducescatter,
                     .name = std::move(name),
                     .process_set = process_set,
                     .reduce_op = op,
                     .prescale = prescale,
                     .postscale = postscale};
-  const Place place = PlaceIn(process_set);
+  const Place place = CheckedPlace(terms, size);
   const std::int64_t share = (input.size(0) + place.size - 1 - place.rank) / place.size;
   if (rows != share) {
-    Refuse(terms, fmt::format("{} rows were expected for this rank, and its share is {}; compile "
-                              "the model after hvd.init()",
-                              rows, share));
+    Refuse(terms, fmt::format("of {} rows this rank gets {}, and the compiled graph expects {}",
+                              input.size(0), share, rows));
   }
   return RunInto(terms, {input}, {EmptyRows(input, rows)}).front();
 }
 
-// `rows` < 0: as many as come.
-std::tuple<Tensor, Tensor> Alltoall(Tensor input, Tensor splits, std::int64_t rows,
+// `rows` < 0: as many as come. `fill`: zeros follow those that come, as in the gradient of rows
+// that stayed behind because the splits' sum was smaller.
+std::tuple<Tensor, Tensor> Alltoall(Tensor input, Tensor splits, std::int64_t rows, bool fill,
                                     std::string name, std::int64_t process_set) {
   const Terms terms{.kind = OpKind::kAlltoall, .name = std::move(name), .process_set = process_set};
   const Tensor counts = torch::stable::contiguous(torch::stable::to(splits, ScalarType::Long));
@@ -99,8 +115,11 @@ std::tuple<Tensor, Tensor> Alltoall(Tensor input, Tensor splits, std::int64_t ro
            fmt::format("splits add up to {}, but the tensor has {} rows", sent, input.size(0)));
   }
   Gathered gathered = RunGathering(terms, torch::stable::narrow(input, 0, 0, sent), to_each);
-  if (rows >= 0 && gathered.tensor.size(0) != rows) {
-    Refuse(terms, fmt::format("{} rows came back, not {}", gathered.tensor.size(0), rows));
+  const std::int64_t came = gathered.tensor.size(0);
+  if (fill && came < rows) {
+    gathered.tensor = FilledUp(gathered.tensor, rows);
+  } else if (rows >= 0 && came != rows) {
+    Refuse(terms, fmt::format("{} rows came, and the compiled graph expects {}", came, rows));
   }
   const std::vector<std::int64_t> dims = {static_cast<std::int64_t>(gathered.rows.size())};
   Tensor received = torch::stable::new_empty(counts, dims);
@@ -126,14 +145,16 @@ STABLE_TORCH_LIBRARY(hora, library) {
   library.def(
       "grouped_allreduce(Tensor[] inputs, str name, int op, float prescale, float postscale, "
       "int process_set) -> Tensor[]");
+  library.def("broadcast(Tensor input, int root_rank, str name, int process_set) -> Tensor");
   library.def(
-      "broadcast(Tensor input, int root_rank, bool is_root, str name, int process_set) -> Tensor");
-  library.def("allgather(Tensor input, SymInt rows, str name, int process_set) -> Tensor");
+      "broadcast_gradient(Tensor gradient, int root_rank, str name, int process_set) -> Tensor");
   library.def(
-      "reducescatter(Tensor input, SymInt rows, str name, int op, float prescale, "
+      "allgather(Tensor input, SymInt rows, int size, str name, int process_set) -> Tensor");
+  library.def(
+      "reducescatter(Tensor input, SymInt rows, int size, str name, int op, float prescale, "
       "float postscale, int process_set) -> Tensor");
   library.def(
-      "alltoall(Tensor input, Tensor splits, SymInt rows, str name, int process_set) "
+      "alltoall(Tensor input, Tensor splits, SymInt rows, bool fill, str name, int process_set) "
       "-> (Tensor, Tensor)");
 }
 
@@ -141,6 +162,7 @@ STABLE_TORCH_LIBRARY_IMPL(hora, CPU, library) {
   library.impl("allreduce", TORCH_BOX(&hora::torch_ops::Allreduce));
   library.impl("grouped_allreduce", TORCH_BOX(&hora::torch_ops::GroupedAllreduce));
   library.impl("broadcast", TORCH_BOX(&hora::torch_ops::Broadcast));
+  library.impl("broadcast_gradient", TORCH_BOX(&hora::torch_ops::BroadcastGradient));
   library.impl("allgather", TORCH_BOX(&hora::torch_ops::Allgather));
   library.impl("reducescatter", TORCH_BOX(&hora::torch_ops::Reducescatter));
   library.impl("alltoall", TORCH_BOX(&hora::torch_ops::Alltoall));

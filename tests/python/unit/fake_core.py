@@ -185,6 +185,9 @@ class FakeCore:
     def tuning(self):
         return {"fusion_threshold_bytes": 1 << 27, "chunk_bytes": 1, "small_allreduce_bytes": 2}
 
+    def forget_compiled_names(self, process_set=None):
+        pass
+
     def set_log_level(self, level):
         self.log_level = level
 
@@ -269,7 +272,7 @@ class FakeCore:
         for name in (
             "init", "shutdown", "abort", "is_initialized", "topology", "submit", "run",
             "add_process_set", "remove_process_set", "process_sets", "metrics", "pending", "tuning",
-            "set_log_level", "start_timeline", "stop_timeline",
+            "set_log_level", "start_timeline", "stop_timeline", "forget_compiled_names",
         ):  # fmt: skip
             setattr(module, name, getattr(self, name))
         return module
