@@ -68,7 +68,8 @@ def test_leaves_that_require_grad(hvd):
     column = torch.nn.Parameter(torch.full((3, 2), float(hvd.rank())).t())
     hvd.broadcast_(column, hvd.size() - 1)
     assert column[0, 0].item() == hvd.size() - 1
-    assert not hvd.allreduce(weight).requires_grad
+    assert hvd.allreduce(weight).requires_grad
+    assert not hvd.allreduce_async(weight).wait().requires_grad
 
 
 @pytest.mark.timeout(300)

@@ -203,4 +203,4 @@ def test_join(core, hvd):
     assert hvd.join() == hvd.join(device=0) == 2
     hvd.allreduce_(torch.ones(1))
     numbers = [name.rsplit(".", 1)[-1] for name in core.names]
-    assert numbers == ["0", "1", "join", "join", "0"]
+    assert numbers == ["0", "1", "noname", "noname", "0"]
