@@ -47,6 +47,7 @@ class Kind:
 
 
 ALLREDUCE = Kind(_core.ALLREDUCE, "allreduce", REDUCIBLE, NUMBERS)
+_ADASUM = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 REDUCESCATTER = Kind(_core.REDUCESCATTER, "reducescatter", REDUCIBLE, NUMBERS)
 ALLGATHER = Kind(_core.ALLGATHER, "allgather", MOVABLE, MOVABLE)
 BROADCAST = Kind(_core.BROADCAST, "broadcast", MOVABLE, MOVABLE)
@@ -115,21 +116,25 @@ def passes(
     ``index``: its place in a group.
     """
     check_tensor(tensor, title(kind, name, index), kind.dtypes)
-    op = terms.reduce_op
-    if tensor.dtype not in kind.unconditional and op == ReduceOp.AVERAGE:
-        raise UsageError(
-            f"{title(kind, name, index)}: booleans have no average; use op=Max (any), op=Min "
-            "(all), or pass tensor.float()"
-        )
-    if op == ReduceOp.ADASUM and kind.dtypes is REDUCIBLE:
-        if kind is not ALLREDUCE:
-            raise UsageError(f"{title(kind, name, index)}: op=Adasum works with allreduce only")
-        if not tensor.is_floating_point():
-            raise UsageError(
-                f"{title(kind, name, index)}: op=Adasum needs floating-point numbers, not "
-                f"{tensor.dtype}"
-            )
+    if kind.dtypes is REDUCIBLE:
+        problem = _irreducible(kind, tensor.dtype, terms.reduce_op)
+        if problem is not None:
+            raise UsageError(f"{title(kind, name, index)}: {problem}")
     return is_direct(tensor, kind.dtypes)
+
+
+def _irreducible(kind: Kind, dtype: torch.dtype, op: int) -> str | None:
+    """Why this operator does not reduce this dtype, or None if it does."""
+    if op == ReduceOp.ADASUM:
+        if kind is not ALLREDUCE:
+            return "op=Adasum works with allreduce only"
+        if dtype not in _ADASUM:
+            return f"op=Adasum takes float16, bfloat16, float32 and float64, not {dtype}"
+    elif dtype is torch.bool and op == ReduceOp.AVERAGE:
+        return "booleans have no average; use op=Max (any), op=Min (all), or pass tensor.float()"
+    elif dtype.is_complex and op not in (ReduceOp.SUM, ReduceOp.AVERAGE):
+        return f"{dtype} has op=Sum and op=Average only; pass torch.view_as_real(tensor)"
+    return None
 
 
 def refusal(

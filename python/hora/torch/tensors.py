@@ -29,11 +29,12 @@ NUMBERS = _dtypes(
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
     "float16", "bfloat16", "float32", "float64",
 )  # fmt: skip
-REDUCIBLE = NUMBERS | {torch.bool}
-MOVABLE = REDUCIBLE | _dtypes(
-    "complex64", "complex128", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
-    "float8_e5m2fnuz", "float8_e8m0fnu", "complex32",
+EIGHT_BIT_FLOATS = _dtypes(
+    "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"
 )  # fmt: skip
+# Some of these by some operators only: booleans have no average, complex numbers no order.
+REDUCIBLE = NUMBERS | EIGHT_BIT_FLOATS | _dtypes("bool", "complex64", "complex128")
+MOVABLE = REDUCIBLE | _dtypes("float8_e8m0fnu", "complex32")
 
 _PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
 

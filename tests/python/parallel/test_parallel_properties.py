@@ -34,26 +34,27 @@ def sets(group):
 
 def play(hvd, sets, case) -> str:
     """Runs this rank's part; what went wrong, or nothing."""
-    orders = case[0]["place"]
-    try:
-        parts = [
-            Part(hvd, sets, each["operation"], f"property.{number}")
-            if hvd.rank() in each["operation"]["ranks"]
-            else None
-            for number, each in enumerate(case)
-        ]
-        mine = [parts[i] for i in orders[hvd.rank()] if parts[i] is not None]
-        for part in mine:
-            part.start()
-        problems = []
-        for part in reversed(mine):
-            try:
-                part.finish()
-            except AssertionError as problem:
-                problems.append(str(problem))
-        return "\n".join(problems)
-    except Exception:
-        return traceback.format_exc()
+    problems = []
+
+    def attempt(action, part) -> bool:
+        try:
+            action()
+        except Exception:
+            problems.append(f"{part.name}: {traceback.format_exc()}")
+            return False
+        return True
+
+    parts = {
+        number: Part(hvd, sets, each["operation"], f"property.{number}")
+        for number, each in enumerate(case)
+        if hvd.rank() in each["operation"]["ranks"]
+    }
+    order = [parts[number] for number in case[0]["place"][hvd.rank()] if number in parts]
+    # What one rank refuses, all refuse; the rest must go on.
+    started = [part for part in order if attempt(part.start, part)]
+    for part in reversed(started):
+        attempt(part.finish, part)
+    return "\n".join(problems)
 
 
 @pytest.mark.ranks(2)

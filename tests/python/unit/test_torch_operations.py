@@ -99,7 +99,7 @@ def test_autograd_refuses_a_saved_tensor_that_was_overwritten(three, hvd):
         (lambda: torch.eye(2).to_sparse_csr(), "sparse_csr.*to_dense"),
         (lambda: torch.zeros(2, device="meta"), "meta.*CPU"),
         (lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8), "quantised"),
-        (lambda: torch.zeros(2, dtype=torch.complex64), "complex64.*float32"),
+        (lambda: torch.zeros(2, dtype=torch.complex32), "complex32.*float32"),
         (lambda: [1.0], "torch.Tensor is needed, not list"),
     ],
 )
