@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from hora.errors import UsageError
 from hora.torch.gradient_forms import Restore
-from hora.torch.handle import Handle
 
 __all__ = ["Group", "Slot"]
+
+
+class _Reduction(Protocol):
+    """An operation under way, be it a handle of ours or the engine's own."""
+
+    def wait(self) -> Any: ...
 
 
 class Slot:
@@ -30,7 +35,7 @@ class Slot:
         self.watched = False
         self.sparse_dim = sparse_dim  # of its gradients, as far as is known; 0 when dense
         self.group: Group | None = None
-        self.handle: Handle[Any] | None = None
+        self.handle: _Reduction | None = None
         self.restore: Restore | None = None  # what is left to do when the handle is done
         self.gradient: torch.Tensor | None = None  # what the handle is reducing
         self.version = 0  # of the gradient, right after it was submitted
@@ -61,7 +66,7 @@ class Slot:
         self.sparse_dim = gradient.sparse_dim() if gradient.is_sparse else 0
         return gradient
 
-    def expect(self, gradient: torch.Tensor, handle: Handle[Any], restore: Restore | None) -> None:
+    def expect(self, gradient: torch.Tensor, handle: _Reduction, restore: Restore | None) -> None:
         """Takes note of the reduction that has been started for the gradient."""
         self.handle = handle
         self.restore = restore

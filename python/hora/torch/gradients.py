@@ -11,6 +11,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from hora import _core
 from hora.errors import (
     HoraError,
     NotInitializedError,
@@ -20,9 +21,13 @@ from hora.errors import (
 )
 from hora.torch.gradient_forms import GradientForms
 from hora.torch.gradient_slots import Group, Slot
-from hora.torch.submission import ALLREDUCE, Terms, start_group_in_place, start_in_place
+from hora.torch.submission import ALLREDUCE, Terms, mark_changed, start_group_in_place
+from hora.torch.tensors import NUMBERS, is_direct
 
 __all__ = ["GradientReducer"]
+
+_submit = _core.submit
+_ALLREDUCE = _core.ALLREDUCE
 
 
 class GradientReducer:
@@ -198,13 +203,19 @@ class GradientReducer:
             self.name_now()
         gradient = slot.parameter.grad
         try:
-            # Most gradients of most scripts come this way, hundreds in each step.
+            # Most gradients of most scripts come this way, hundreds in each step: straight to the
+            # engine, as start_in_place() would bring them there.
             if (
                 self._plain
                 and gradient is not None
-                and not (gradient.requires_grad or gradient.is_sparse)
+                and is_direct(gradient, NUMBERS)
+                and not gradient.requires_grad
             ):
-                slot.handle = start_in_place(ALLREDUCE, slot.key, gradient, self._terms)
+                op, root, prescale, postscale, members = self._terms
+                slot.handle = _submit(
+                    _ALLREDUCE, slot.key, gradient, gradient, op, root, prescale, postscale, members
+                )
+                mark_changed(gradient)
                 slot.gradient = gradient
                 slot.version = gradient._version
             else:
