@@ -27,8 +27,8 @@ struct CollectiveCall {
   // allgather and alltoall: one stream per source rank. Otherwise one. For allreduce and broadcast
   // an output may be the very memory of the input (in place); nothing else may overlap.
   std::vector<ByteStream> outputs;
-  // allreduce: ranks that take part in the work but bring no operand. Their inputs mean nothing, and
-  // an average divides by `divisor`.
+  // allreduce: ranks that take part in the work and get the result, but bring no operand. Their
+  // inputs mean nothing and may be left out.
   RankSet absent;
   int divisor = 1;  // of an average; allreduce, reducescatter
   // adasum: bytes of each tensor in the batch, in order; dot products never cross a tensor.
