@@ -271,6 +271,11 @@ Status Negotiator::CollectSubtree(int contributor, SubtreeRequest request,
                                   Quoted(request.name), RanksText(ranks, names_),
                                   RanksText(subtree, names_)));
   }
+  RankSet silent = subtree;
+  silent.Remove(table_.joined());
+  if (joins && !silent.empty()) {
+    return Impossible(fmt::format("{} has not said that it joined", RanksText(silent, names_)));
+  }
   // The child has not heard yet that the join is over; when it does, it takes this back.
   if (outdated) return Status::Ok();
   return CollectRequest(contributor, std::move(request));

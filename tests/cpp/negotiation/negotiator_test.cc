@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "hora/base/check.h"
 #include "negotiation/negotiator_tree.h"
 
 namespace hora {
@@ -98,6 +99,86 @@ TEST(Negotiator, AllgatherCarriesTheRowsOfEveryRankAndNoticesNewOnes) {
     EXPECT_EQ(tree.outcome(rank).executed[1].first_dims,
               (std::vector<std::int64_t>{1, 2, 3, 9, 5}));
   }
+}
+
+TEST(Negotiator, AGroupIsOneNameWithRowsOfEveryTensor) {
+  NegotiatorTree tree(3);
+  const auto ask = [](int rank, std::int64_t second) {
+    Request group = Allgather("g", rank);
+    group.params.rest = {{DType::kInt8, {7, 2}}};  // the first dimension means nothing
+    group.first_dims.push_back(second);
+    return group;
+  };
+  for (const std::int64_t last : {5, 5, 6}) {
+    for (int rank = 0; rank < 3; ++rank) tree.Submit(rank, ask(rank, rank == 2 ? last : 1));
+    tree.Settle();
+    const Response& response = tree.outcome(1).executed.back();
+    EXPECT_EQ(response.params.rest.at(0).shape, (Shape{0, 2}));
+    EXPECT_EQ(response.first_dims, (std::vector<std::int64_t>{0, 1, 1, 1, 2, last}));
+  }
+  tree.Submit(2, ask(2, 6));  // the same again is a bit
+  NegotiatorActions actions;
+  tree[2].Take(actions);
+  EXPECT_EQ(std::get<Readiness>(actions.send.at(0).message).cached.count(), 1);
+}
+
+TEST(Negotiator, AlltoallsOfAnyRowsAreTheSame) {
+  NegotiatorTree tree(2);
+  for (int round = 0; round < 2; ++round) {
+    for (int rank = 0; rank < 2; ++rank) {
+      tree.Submit(rank, {.name = "a",
+                         .params = {.kind = OpKind::kAlltoall, .shape = {4 * round + rank, 3}}});
+    }
+    tree.Settle();
+    const Response& response = tree.outcome(0).executed.back();
+    EXPECT_TRUE(response.error.ok());
+    EXPECT_EQ(response.params.shape, (Shape{0, 3}));
+    EXPECT_TRUE(response.first_dims.empty());
+    EXPECT_EQ(tree[0].agreement_count(), static_cast<std::uint64_t>(round + 1));
+  }
+}
+
+TEST(Negotiator, ANewTuningHoldsFromTheSameResponseOnEverywhere) {
+  NegotiatorTree tree(3);
+  tree[0].Retune({.chunk_bytes = 1});
+  tree[0].Retune({.chunk_bytes = 2});
+  tree.Settle();
+  for (int rank = 0; rank < 3; ++rank) EXPECT_TRUE(tree.outcome(rank).tunings.empty());
+  tree.SubmitEverywhere(Allreduce("x"));
+  tree.Settle();
+  tree.SubmitEverywhere(Allreduce("x"));
+  tree.Settle();
+  tree[0].Retune({.chunk_bytes = 3});
+  tree.SubmitEverywhere(Allreduce("x"));
+  tree.Settle();
+  for (int rank = 0; rank < 3; ++rank) {
+    const auto& tunings = tree.outcome(rank).tunings;
+    ASSERT_EQ(tunings.size(), 2u);
+    EXPECT_EQ(tunings[0], std::pair(std::size_t{0}, Tuning{.chunk_bytes = 2}));
+    EXPECT_EQ(tunings[1], std::pair(std::size_t{2}, Tuning{.chunk_bytes = 3}));
+  }
+  EXPECT_THROW(tree[1].Retune({}), InvariantError);
+}
+
+TEST(Negotiator, TextsNameRanksByTheirNumberInTheJob) {
+  NegotiatorTree tree(2, {.names = RankNames({4, 9})});
+  tree.Submit(0, Broadcast("b", 0));
+  tree.Submit(1, Broadcast("b", 1));
+  tree.Settle();
+  EXPECT_EQ(tree.outcome(0).executed.at(0).error.message(),
+            "broadcast 'b': ranks disagree on root rank: rank 4: 4; rank 9: 9. Submit the same "
+            "root rank on every rank.");
+  tree.Submit(0, Allreduce("x"));
+  tree[1].Receive(0, Leave{9}, tree.now());
+  tree.Settle();
+  EXPECT_EQ(tree.outcome(1).failure.message(),
+            "rank 9 cannot follow the negotiation with rank 4: rank 9 has left");
+  NegotiatorTree other(2, {.names = RankNames({4, 9})});
+  other.Submit(0, Allreduce("x"));
+  other[1].Leave();
+  other.Settle();
+  EXPECT_EQ(other.outcome(0).rejected.at("x").message().substr(0, 45),
+            "rank 9 has shut down while allreduce 'x' was ");
 }
 
 TEST(Negotiator, AMismatchIsAnErrorOnEveryRankAndNothingElse) {

@@ -20,6 +20,7 @@ class NegotiatorTree {
  public:
   struct Outcome {
     std::vector<Response> executed;
+    std::vector<std::pair<std::size_t, Tuning>> tunings;  // before which response
     std::vector<StallSummary> stalled;
     std::map<std::string, Status> rejected;
     Status failure;
@@ -88,6 +89,9 @@ class NegotiatorTree {
       EXPECT_EQ(*decoded, message);
       edges_[{rank, neighbour}].push_back(std::move(*decoded));
       ++out.messages_sent;
+    }
+    for (const auto& [first, tuning] : actions.tunings) {
+      out.tunings.emplace_back(out.executed.size() + first, tuning);
     }
     for (auto& response : actions.execute) out.executed.push_back(std::move(response));
     for (auto& summary : actions.stalled) out.stalled.push_back(std::move(summary));

@@ -51,5 +51,21 @@ TEST(PendingSubmissions, KeepsTheOrderOfSubmissionAndTheMark) {
   EXPECT_EQ(pending.Find("5", 1)->since, At(4));
 }
 
+TEST(PendingSubmissions, RenewedItIsTheNewestAndUnreported) {
+  PendingSubmissions pending;
+  pending.Add("join", OpKind::kJoin, -1, At(1));
+  pending.Add("x", OpKind::kAllreduce, 0, At(2));
+  pending.MarkReported();
+  pending.MarkReported();
+  pending.Renew("join", At(5));
+  EXPECT_EQ(pending.oldest()->name, "x");
+  EXPECT_EQ(pending.oldest_unreported()->name, "join");
+  EXPECT_EQ(pending.oldest_unreported()->since, At(5));
+  pending.Renew("nothing", At(6));
+  EXPECT_EQ(pending.size(), 2u);
+  pending.Erase("join", -1);
+  EXPECT_EQ(pending.oldest_unreported(), nullptr);
+}
+
 }  // namespace
 }  // namespace hora

@@ -87,6 +87,58 @@ TEST(ProtocolViolation, Requests) {
   EXPECT_EQ(says({From(1, Allgather("x", 1))}), "first dimensions or kind of 'x'");
 }
 
+TEST(ProtocolViolation, Joins) {
+  EXPECT_EQ(Blamed(0, 1, Joined{2}), "rank 2 has joined, which is not below it");
+  EXPECT_EQ(Blamed(1, 0, Joined{0}), "a parent reports to its child");
+  Request join{.name = std::string(kJoinName), .params = {.kind = OpKind::kJoin}};
+  EXPECT_EQ(Blamed(0, 1, Readiness{.agreements_seen = 1, .requests = {From(1, join)}}),
+            "rank 1 has not said that it joined");
+  join.name = "x";
+  EXPECT_EQ(Blamed(0, 1, Readiness{.agreements_seen = 1, .requests = {From(1, join)}}),
+            "first dimensions or kind of 'x'");
+  EXPECT_EQ(
+      Blamed(1, 0,
+             Agreement{.sequence = 2, .responses = {{.name = "x", .absent = RankSet::Of(1)}}}),
+      "it agrees on 'x', which was not reported ready");
+  EXPECT_EQ(
+      Blamed(1, 0,
+             Agreement{.sequence = 2, .responses = {{.name = "x", .absent = RankSet::Of(3)}}}),
+      "ranks of 'x'");
+  const OpParams nobody{.kind = OpKind::kJoin};
+  EXPECT_EQ(Blamed(1, 0,
+                   Agreement{.sequence = 2,
+                             .responses = {{.name = std::string(kJoinName), .params = nobody}}}),
+            "ranks of 'join.noname'");
+}
+
+TEST(ProtocolViolation, NobodyIsLeftOutWhoHasNotJoined) {
+  const auto says = [](bool joined, std::initializer_list<int> ranks) {
+    NegotiatorTree tree(4);  // 0 → 1 → 3
+    if (joined) tree[0].Receive(1, Joined{3}, tree.now());
+    RequestVariant variant{.params = Allreduce("x").params};
+    for (const int rank : ranks) variant.ranks.Add(rank);
+    tree[0].Receive(1, Readiness{.requests = {{"x", {variant}}}}, tree.now());
+    tree.Take(0);
+    return tree.outcome(0).failure.ok();
+  };
+  EXPECT_TRUE(says(true, {1}));
+  EXPECT_TRUE(says(true, {1, 3}));
+  EXPECT_TRUE(says(false, {1, 3}));
+  EXPECT_FALSE(says(false, {1}));
+  EXPECT_FALSE(says(true, {3}));
+  EXPECT_FALSE(says(true, {}));
+  EXPECT_FALSE(says(true, {1, 2}));
+}
+
+TEST(ProtocolViolation, ARankJoinsOnce) {
+  NegotiatorTree tree(3);
+  tree[0].Receive(1, Joined{1}, tree.now());
+  tree[0].Receive(1, Joined{1}, tree.now());
+  tree.Take(0);
+  EXPECT_NE(tree.outcome(0).failure.message().find("rank 1 has joined, which it had before"),
+            std::string::npos);
+}
+
 TEST(ProtocolViolation, TwiceInTwoMessages) {
   NegotiatorTree tree(2);
   tree.SubmitEverywhere(Allreduce("cached"));

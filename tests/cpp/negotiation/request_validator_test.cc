@@ -89,6 +89,70 @@ TEST(RequestValidator, EveryAspectIsNamed) {
       "rank on every rank.");
 }
 
+Request Group(std::vector<Shape> shapes) {
+  Request group = Allreduce("g", shapes.front());
+  for (std::size_t i = 1; i < shapes.size(); ++i) group.params.rest.push_back({.shape = shapes[i]});
+  return group;
+}
+
+TEST(RequestValidator, AGroupNamesTheTensorThatDiffers) {
+  EXPECT_EQ(Mismatch({Group({{1}, {2}, {3}, {4}, {5}}), Group({{1}, {2}, {9}, {4}, {7}})}),
+            "allreduce 'g' (tensor 3 of 5): ranks disagree on shape: rank 0: [3]; rank 1: [9]. "
+            "Submit the same shape on every rank.");
+  EXPECT_EQ(Mismatch({Group({{1}, {2}}), Group({{1}, {2}, {3}}), Group({{1}, {2}})}),
+            "allreduce 'g': ranks disagree on number of tensors: ranks 0, 2: 2; rank 1: 3. Submit "
+            "the same number of tensors on every rank.");
+  Request other = Group({{1}, {2}});
+  other.params.rest[0].dtype = DType::kInt8;
+  other.params.prescale = 2;
+  EXPECT_EQ(Mismatch({Group({{1}, {2}}), other}),
+            "allreduce 'g' (tensor 2 of 2): ranks disagree on dtype: rank 0: float32; rank 1: "
+            "int8; and on prescale: rank 0: 1; rank 1: 2. Submit the same dtype and prescale on "
+            "every rank.");
+}
+
+TEST(RequestValidator, ARankIsNamedByItsNumberInTheJob) {
+  const SubtreeRequest asked = Asked({Broadcast("b", 0), Broadcast("b", 1), Broadcast("b", 7)});
+  EXPECT_EQ(MismatchText(asked, RankNames({2, 4, 6})),
+            "broadcast 'b': ranks disagree on root rank: rank 2: 2; rank 4: 4; rank 6: 7. Submit "
+            "the same root rank on every rank.");
+}
+
+TEST(RequestValidator, WhoDidNotAskIsAbsent) {
+  SubtreeRequest asked = Asked({Allreduce("x"), Allreduce("x"), Allreduce("x")});
+  Response response = Decide(asked, 5, {});
+  EXPECT_TRUE(response.error.ok());
+  EXPECT_EQ(response.absent.ToString(), "3-4");
+  asked.variants[0].params.kind = OpKind::kAlltoall;
+  asked.variants[0].params.shape = {0};
+  response = Decide(asked, 4, RankNames({1, 2, 3, 9}));
+  EXPECT_EQ(response.error.message(),
+            "alltoall 'x': rank 9 has joined, and only an allreduce goes on without it. Let every "
+            "rank submit its other operations before it joins.");
+  EXPECT_EQ(response.absent, RankSet::Of(3));
+}
+
+TEST(RequestValidator, EachKindTakesWhatItCan) {
+  const auto problem = [](OpParams params) {
+    const Request request{.name = "t", .params = std::move(params)};
+    return Decided({request, request}).error.message();
+  };
+  EXPECT_EQ(problem({.kind = OpKind::kReducescatter}),
+            "reducescatter 't': a tensor without dimensions has no rows to scatter; use allreduce");
+  EXPECT_EQ(problem({.kind = OpKind::kReducescatter, .shape = {4}, .rest = {{.shape = {}}}}),
+            "reducescatter 't' (tensor 2 of 2): a tensor without dimensions has no rows to "
+            "scatter; use allreduce");
+  EXPECT_EQ(problem({.kind = OpKind::kAlltoall}),
+            "alltoall 't': a tensor without dimensions has no rows to send; reshape it to [1]");
+  EXPECT_EQ(problem({.dtype = DType::kInt32, .reduce_op = ReduceOp::kAdasum}),
+            "allreduce 't': dtype int32 cannot be reduced by adasum; convert the tensor first");
+  EXPECT_EQ(problem({.dtype = DType::kBool, .reduce_op = ReduceOp::kAverage}),
+            "allreduce 't': dtype bool cannot be reduced by average; convert the tensor first");
+  EXPECT_EQ(problem({.dtype = DType::kBFloat16, .reduce_op = ReduceOp::kAdasum}), "");
+  EXPECT_EQ(problem({.kind = OpKind::kReducescatter, .reduce_op = ReduceOp::kAdasum, .shape = {4}}),
+            "reducescatter 't': there is no adasum whose result is parted");
+}
+
 TEST(RequestValidator, SeveralAspectsAndDifferentOperations) {
   EXPECT_EQ(Mismatch({Allreduce("w", {4}),
                       Changed(Allreduce("w", {5}), [](OpParams& p) { p.dtype = DType::kInt32; })}),
@@ -135,6 +199,19 @@ TEST(RequestValidator, WhatTheWireWouldRefuseIsRefusedHere) {
   EXPECT_FALSE(CheckRequest(Allreduce(std::string(kMaxNameBytes + 1, 'n'))).ok());
   EXPECT_FALSE(CheckRequest(Allreduce("w", {-1})).ok());
   EXPECT_FALSE(CheckRequest(Allgather("w", -1)).ok());
+  EXPECT_FALSE(CheckRequest(Allreduce(std::string(kJoinName))).ok());
+  EXPECT_FALSE(CheckRequest({.name = "w", .params = {.kind = OpKind::kJoin}}).ok());
+  EXPECT_TRUE(
+      CheckRequest({.name = std::string(kJoinName), .params = {.kind = OpKind::kJoin}}).ok());
+  EXPECT_EQ(CheckRequest(Group({{1}, {2}, {-1}})).message(),
+            "allreduce 'g' (tensor 3 of 3): shape [-1]");
+  EXPECT_TRUE(CheckRequest(Group(std::vector<Shape>(kMaxGroupTensors))).ok());
+  EXPECT_FALSE(CheckRequest(Group(std::vector<Shape>(kMaxGroupTensors + 1))).ok());
+  EXPECT_FALSE(
+      CheckRequest(Changed(Broadcast("b", 0), [](OpParams& p) { p.rest.emplace_back(); })).ok());
+  EXPECT_FALSE(CheckRequest(Changed(Allgather("w", 1), [](OpParams& p) {
+                 p.rest.push_back({.shape = {0}});
+               })).ok());
   const std::vector<std::int64_t> many(kMaxDimensions + 1, 1);
   EXPECT_FALSE(CheckRequest(Allreduce("w", Shape(many))).ok());
   EXPECT_FALSE(CheckRequest(Changed(Allreduce("w"), [](OpParams& p) {

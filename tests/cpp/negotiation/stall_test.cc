@@ -150,6 +150,18 @@ TEST(Stall, WithoutAnAnswerFromTheRootARankGivesUpByItself) {
   EXPECT_TRUE(std::holds_alternative<Abort>(actions.send[0].message));
 }
 
+TEST(Stall, TextsNameRanksByTheirNumberAndSummariesByTheirPlace) {
+  NegotiatorOptions options = Limits();
+  options.names = RankNames({3, 5, 8});
+  NegotiatorTree tree(3, options);
+  tree.Submit(1, Allreduce("x"));
+  tree.Advance(seconds(11));
+  EXPECT_EQ(tree.outcome(2).stalled.at(0).missing, Ranks({0, 2}));
+  tree.Advance(seconds(300));
+  EXPECT_EQ(tree.outcome(2).failure.message().substr(0, 66),
+            "ranks 3, 8 never submitted allreduce 'x', for which rank 5 has wai");
+}
+
 TEST(Stall, AnAbortTimeBelowTheWarningTimeStillAborts) {
   NegotiatorTree tree(2, Limits(seconds(10), seconds(2)));
   tree.Submit(0, Allreduce("x"));

@@ -11,9 +11,9 @@ namespace hora::sim {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kWorlds = 100;
+constexpr int kWorlds = 60;
 #else
-constexpr int kWorlds = 1000;
+constexpr int kWorlds = 600;
 #endif
 
 constexpr int kMaxSize = 1024;
