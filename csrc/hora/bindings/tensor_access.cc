@@ -62,10 +62,13 @@ std::optional<DType> ToDType(std::string_view torch_name) {  // "torch.float32"
 }
 
 bool IsDense(const dlpack::Tensor& tensor) {
+  // Nothing to walk over: any strides will do, and from_numpy() gives odd ones.
+  for (int axis = 0; axis < tensor.ndim; ++axis) {
+    if (tensor.shape[axis] == 0) return true;
+  }
   std::int64_t expected = 1;
   for (int axis = tensor.ndim; axis-- > 0;) {
     const std::int64_t dim = tensor.shape[axis];
-    if (dim == 0) return true;
     if (dim != 1 && tensor.strides != nullptr && tensor.strides[axis] != expected) return false;
     expected *= dim;
   }

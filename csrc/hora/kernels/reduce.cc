@@ -76,7 +76,8 @@ void Reduce(const ReduceSpec& spec, std::span<const std::byte* const> sources,
 
   const int divisor = average ? spec.divisor : 1;
   const double postscale = spec.postscale / divisor;
-  const bool scaled = spec.prescale != 1.0 || postscale != 1.0;
+  // For integers also where both factors cancel out: the mean is truncated before it is scaled.
+  const bool scaled = spec.prescale != 1.0 || spec.postscale != 1.0 || divisor != 1;
   if (sources.size() == 1 && (!scaled || spec.dtype == DType::kBool)) {
     return Copy(sources[0], destinations, count * SizeOf(spec.dtype));
   }

@@ -122,6 +122,12 @@ TEST(Reduce, AveragesIntegersTowardsZero) {
             (std::vector<std::int64_t>{3, -3, ((1LL << 62) - 1 + (1LL << 61)) / 2}));
 }
 
+TEST(Reduce, TruncatesAMeanOfIntegersBeforeItIsScaledBack) {
+  const ReduceSpec spec{
+      .dtype = DType::kInt64, .op = ReduceOp::kAverage, .postscale = 2.0, .divisor = 2};
+  EXPECT_EQ(ReducedOne<std::int64_t>(spec, {3, 4}), 6);
+}
+
 TEST(Reduce, ClampsScaledIntegersThatDoNotFit) {
   EXPECT_EQ(ReducedOne<std::uint8_t>({.dtype = DType::kUInt8, .postscale = 2.0}, {100, 100}), 255);
   EXPECT_EQ(ReducedOne<std::uint8_t>({.dtype = DType::kUInt8, .postscale = -1.0}, {1, 1}), 0);

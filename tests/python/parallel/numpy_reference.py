@@ -20,7 +20,9 @@ _NARROW = {
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's memory in row-major order, for comparisons that forgive nothing."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
+    flat.copy_(tensor.detach().reshape(-1))
+    return flat.view(torch.uint8).numpy()
 
 
 def reduce(
@@ -33,10 +35,11 @@ def reduce(
         combine = np.logical_or if either else np.logical_and
         return torch.from_numpy(np.array(combine.reduce([t.numpy() for t in tensors])))
     if dtype.is_complex:
-        parts = [
-            reduce([torch.view_as_real(t).contiguous() for t in tensors], op, prescale, postscale)
-        ]
-        return torch.view_as_complex(parts[0])
+        real, imaginary = (
+            reduce([part(t).clone() for t in tensors], op, prescale, postscale)
+            for part in (torch.real, torch.imag)
+        )
+        return torch.complex(real, imaginary)
     if not dtype.is_floating_point:
         return _reduced_integers(tensors, op, prescale, postscale)
     if len(tensors) == 1 and prescale == postscale == 1.0:

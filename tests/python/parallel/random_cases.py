@@ -95,8 +95,8 @@ def _filled(spec: Case, rows: int | None, seed: list[int]) -> torch.Tensor:
         )
         return torch.from_numpy(np.asarray(wide))
     if dtype.is_complex:
-        real = torch.from_numpy(random.standard_normal((*shape, 2)))
-        return torch.view_as_complex(real.contiguous()).to(dtype)
+        parts = [torch.from_numpy(np.asarray(random.standard_normal(shape))) for _ in range(2)]
+        return torch.complex(*parts).to(dtype)
     values = random.standard_normal(shape) * 10.0 ** random.integers(-3, 4)
     values = np.where(random.random(shape) < 0.01, np.inf, values)
     return torch.from_numpy(np.asarray(values)).to(torch.float32).to(dtype)
