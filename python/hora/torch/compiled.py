@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch.compiler import assume_constant_result
 
 from hora import _core
 from hora.errors import UsageError
@@ -40,6 +39,8 @@ __all__ = [
 ]
 
 _AVERAGE, _SUM = int(ReduceOp.AVERAGE), int(ReduceOp.SUM)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 available = missing is None  # whether a graph can hold the functions below
 
@@ -181,26 +182,30 @@ def _id_of(process_set: ProcessSet) -> int:
     return number
 
 
-# What is the same for the life of a group, and so a constant of its graphs.
+def _constant(function: _Function) -> _Function:
+    """Marks what is the same for the life of a group, and so a constant of its graphs."""
+    marked: _Function = torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
+    return marked
 
 
-@assume_constant_result
+@_constant
 def _size_of(process_set: int) -> int:
     return _core.topology().size if process_set == 0 else len(_core.process_sets()[process_set])
 
 
-@assume_constant_result
+@_constant
 def _place_in(process_set: int) -> int:
     rank = _core.topology().rank
     return rank if process_set == 0 else _core.process_sets()[process_set].index(rank)
 
 
 def _between_graphs(name: str) -> Callable[..., Any]:
-    @torch.compiler.disable(reason=f"hora has no PyTorch operators: {missing}")
     def run(*arguments: Any, **options: Any) -> Any:
         return getattr(importlib.import_module("hora.torch"), name)(*arguments, **options)
 
-    return run
+    reason = f"hora has no PyTorch operators: {missing}"
+    outside: Callable[..., Any] = torch.compiler.disable(run, reason=reason)  # type: ignore[no-untyped-call]
+    return outside
 
 
 if not available:

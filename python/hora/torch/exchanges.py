@@ -92,6 +92,10 @@ def alltoall(
     rows, and the number of them from each rank (int32, on the device of ``splits``).
     Differentiable: gradients travel back the same way.
     """
+    if is_dynamo_compiling():
+        from hora.torch import compiled
+
+        return compiled.alltoall(tensor, splits, name, process_set)  # type: ignore[no-any-return]
     if not needs_grad(tensor):
         received, counts = alltoall_async(tensor, splits, name, process_set).wait()
         return received if splits is None else (received, counts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from hora.ops import ReduceOp
 from hora.process_sets import ProcessSet, global_process_set, id_of, place_in
@@ -51,6 +52,12 @@ def grouped_allreduce(  # noqa: PLR0917 - Horovod's signature
     process_set: ProcessSet = global_process_set,
 ) -> list[torch.Tensor]:
     """``allreduce`` of a list; returns the new tensors in its order."""
+    if is_dynamo_compiling():
+        from hora.torch import compiled
+
+        return compiled.grouped_allreduce(
+            tensors, average, name, compression, op, prescale_factor, postscale_factor, process_set
+        )
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
     pairs = [compression.compress(t) for t in as_group(tensors, "grouped_allreduce")]
     reduced = _reduced(name, [small for small, _ in pairs], terms, process_set)

@@ -228,6 +228,10 @@ def broadcast(
 
     Differentiable: the root gets the mean of all ranks' gradients, the others zeros.
     """
+    if is_dynamo_compiling():
+        from hora.torch import compiled
+
+        return compiled.broadcast(tensor, root_rank, name, process_set)
     if not needs_grad(tensor):
         return broadcast_async(tensor, root_rank, name, process_set).wait()
 

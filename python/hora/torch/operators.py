@@ -9,6 +9,7 @@ what a compiler keeps of one process's graph is right for every process with the
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def _load() -> str | None:
     if not _LIBRARY.exists():
         return "not built: PyTorch 2.10 or newer was not found when hora was installed"
     try:
-        torch.ops.load_library(str(_LIBRARY))
+        torch.ops.load_library(str(_LIBRARY))  # type: ignore[no-untyped-call]
         connect = ctypes.CDLL(str(_LIBRARY)).hora_connect_torch_ops
     except OSError as error:  # symbols that this PyTorch does not have
         return f"built for PyTorch 2.10 and newer, and this is {torch.__version__}: {error}"
@@ -52,17 +53,30 @@ def _require_linear(kind: str, name: str, op: int) -> None:
         )
 
 
-def _dense_like(tensor: torch.Tensor) -> torch.Tensor:
+# --- how results look ---
+
+
+def _like_the_input(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
     return tensor.new_empty(tensor.shape)
 
 
-# --- allreduce ---
+def _like_the_inputs(tensors: list[torch.Tensor], *_: Any) -> list[torch.Tensor]:
+    return [_like_the_input(tensor) for tensor in tensors]
 
 
-def _allreduce_fake(
-    tensor: torch.Tensor, name: str, op: int, prescale: float, postscale: float, process_set: int
-) -> torch.Tensor:
-    return _dense_like(tensor)
+def _with_rows(tensor: torch.Tensor, rows: int | torch.SymInt, *_: Any) -> torch.Tensor:
+    return tensor.new_empty((rows, *tensor.shape[1:]))
+
+
+def _exchanged(
+    tensor: torch.Tensor, splits: torch.Tensor, rows: int | torch.SymInt, *_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if isinstance(rows, int) and rows < 0:
+        rows = torch.library.get_ctx().new_dynamic_size()
+    return _with_rows(tensor, rows), splits.new_empty(splits.shape, dtype=torch.int32)
+
+
+# --- gradients ---
 
 
 def _keep_terms(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -76,34 +90,11 @@ def _allreduce_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     return (reduced, *[None] * len(ctx.terms))
 
 
-# --- grouped_allreduce ---
-
-
-def _grouped_fake(
-    tensors: list[torch.Tensor],
-    name: str,
-    op: int,
-    prescale: float,
-    postscale: float,
-    process_set: int,
-) -> list[torch.Tensor]:
-    return [_dense_like(tensor) for tensor in tensors]
-
-
 def _grouped_gradient(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     name, op, *rest = ctx.terms
     _require_linear("grouped_allreduce", name, op)
     reduced = torch.ops.hora.grouped_allreduce(gradients, _name_of_gradient(name), op, *rest)
     return (reduced, *[None] * len(ctx.terms))
-
-
-# --- broadcast ---
-
-
-def _broadcast_fake(
-    tensor: torch.Tensor, root_rank: int, name: str, process_set: int
-) -> torch.Tensor:
-    return _dense_like(tensor)
 
 
 def _broadcast_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
@@ -113,15 +104,6 @@ def _broadcast_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         gradient, root_rank, _name_of_gradient(name), process_set
     )
     return mean, None, None, None
-
-
-# --- allgather and reducescatter: each is the other's gradient ---
-
-
-def _allgather_fake(
-    tensor: torch.Tensor, rows: int, size: int, name: str, process_set: int
-) -> torch.Tensor:
-    return tensor.new_empty((rows, *tensor.shape[1:]))
 
 
 def _allgather_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -144,19 +126,6 @@ def _allgather_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     return share, None, None, None, None
 
 
-def _reducescatter_fake(
-    tensor: torch.Tensor,
-    rows: int,
-    size: int,
-    name: str,
-    op: int,
-    prescale: float,
-    postscale: float,
-    process_set: int,
-) -> torch.Tensor:
-    return tensor.new_empty((rows, *tensor.shape[1:]))
-
-
 def _reducescatter_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     tensor, _, ctx.size, ctx.name, ctx.op, prescale, postscale, ctx.process_set = inputs
     ctx.rows, ctx.factor = tensor.shape[0], prescale * postscale
@@ -171,23 +140,6 @@ def _reducescatter_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]
         scaled, ctx.rows, ctx.size, _name_of_gradient(ctx.name), ctx.process_set
     )
     return (gathered, *[None] * 7)
-
-
-# --- alltoall ---
-
-
-def _alltoall_fake(
-    tensor: torch.Tensor,
-    splits: torch.Tensor,
-    rows: int,
-    fill: bool,
-    name: str,
-    process_set: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(rows, int) and rows < 0:
-        rows = torch.library.get_ctx().new_dynamic_size()
-    received = splits.new_empty(splits.shape, dtype=torch.int32)
-    return tensor.new_empty((rows, *tensor.shape[1:])), received
 
 
 def _alltoall_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -206,16 +158,16 @@ def _alltoall_gradient(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[Any, .
 
 
 def _register() -> None:
-    fakes = {
-        "allreduce": _allreduce_fake,
-        "grouped_allreduce": _grouped_fake,
-        "broadcast": _broadcast_fake,
-        "broadcast_gradient": _broadcast_fake,
-        "allgather": _allgather_fake,
-        "reducescatter": _reducescatter_fake,
-        "alltoall": _alltoall_fake,
+    shapes: dict[str, Callable[..., Any]] = {
+        "allreduce": _like_the_input,
+        "grouped_allreduce": _like_the_inputs,
+        "broadcast": _like_the_input,
+        "broadcast_gradient": _like_the_input,
+        "allgather": _with_rows,
+        "reducescatter": _with_rows,
+        "alltoall": _exchanged,
     }
-    gradients = {
+    gradients: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "allreduce": (_keep_terms, _allreduce_gradient),
         "grouped_allreduce": (_keep_terms, _grouped_gradient),
         "broadcast": (_keep_terms, _broadcast_gradient),
@@ -223,8 +175,8 @@ def _register() -> None:
         "reducescatter": (_reducescatter_context, _reducescatter_gradient),
         "alltoall": (_alltoall_context, _alltoall_gradient),
     }
-    for name, fake in fakes.items():
-        torch.library.register_fake(f"hora::{name}", fake)
+    for name, shape in shapes.items():
+        torch.library.register_fake(f"hora::{name}", shape)
     for name, (context, gradient) in gradients.items():
         torch.library.register_autograd(f"hora::{name}", gradient, setup_context=context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 __all__ = ["profiled", "profiling"]
 
 # Whether somebody records ranges now. One cheap call: hot paths ask before they call ``profiled``.
-profiling = torch.autograd._profiler_enabled
+profiling: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
 _NO_RANGE: AbstractContextManager[Any] = nullcontext()
 
