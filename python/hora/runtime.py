@@ -174,7 +174,7 @@ def cross_size() -> int:
     return _core.topology().cross_size
 
 
-# A graph of torch.compile belongs to the group that there was when it was made, so these are numbers
+# A graph of torch.compile belongs to the group that there was when it was made: these are numbers
 # in it. This is what torch.compiler.assume_constant_result sets; calling it would import torch.
 for _function in (rank, size, local_rank, local_size, cross_rank, cross_size):
     _function._dynamo_marked_constant = True  # type: ignore[attr-defined]

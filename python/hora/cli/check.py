@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import hora
 from hora.cli.environment import package_version
@@ -85,6 +87,24 @@ def check_torch() -> Finding:
     return Finding("torch", "ok", version)
 
 
+def check_torch_operators() -> Finding:
+    """The operators of ``torch.compile``; without them graphs are cut at every collective."""
+    part = "torch operators"
+    core = importlib.util.find_spec("hora._core")
+    if core is not None and core.origin and Path(core.origin).with_name("_torch_ops.so").exists():
+        return Finding(part, "ok", "built")
+    version = package_version("torch")
+    detail = "not built: collectives cut the graphs of torch.compile; "
+    if version is None:
+        return Finding(part, "warning", f"{detail}install PyTorch 2.10 or newer, then hora again")
+    return Finding(
+        part,
+        "warning",
+        f"{detail}install hora again with --config-settings=cmake.define."
+        f"HORA_TORCH_OPS=ON, which tells why (PyTorch is {version})",
+    )
+
+
 def check_open_files() -> Finding:
     """The launcher needs six descriptors per rank."""
     import resource
@@ -101,6 +121,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_core,
     check_torch,
+    check_torch_operators,
     check_shared_memory,
     check_sockets,
     check_open_files,

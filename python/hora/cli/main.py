@@ -14,6 +14,8 @@ commands:
   run     start N ranks of a command on this host (the same as horarun)
   env     print versions, platform and paths, to paste into a report (--json)
   check   say what is built and usable here; exit code 1 when something needed is missing (--json)
+  timeline merge OUT FILE...     put the timelines of several ranks into one file
+  bench plot LOG [-o FILE]       draw the log of the autotuner
 
   hora <command> --help says more.
 """
@@ -57,4 +59,22 @@ def _check(words: Sequence[str]) -> int:
     return check(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "env": _env, "check": _check}
+def _timeline(words: Sequence[str]) -> int:
+    from hora.cli.timeline import main as work_on_timelines
+
+    return work_on_timelines(words)
+
+
+def _bench(words: Sequence[str]) -> int:
+    from hora.cli.bench import main as bench
+
+    return bench(words)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "env": _env,
+    "check": _check,
+    "timeline": _timeline,
+    "bench": _bench,
+}
