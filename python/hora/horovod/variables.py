@@ -38,8 +38,13 @@ COUNTERPARTS: Mapping[str, tuple[str, Reader]] = {
     "START_TIMEOUT": ("HORA_START_TIMEOUT_SECONDS", seconds(86400)),
 }
 
-# What these ask for is always so: sets can be made at any time, log lines carry no time.
-FULFILLED = ("DYNAMIC_PROCESS_SETS", "LOG_HIDE_TIME")
+# Where Horovod's results differ from hora's on purpose, its scripts get Horovod's.
+AS_HOROVOD_DOES: Mapping[str, str] = {"HORA_JOIN_DIVIDES_BY_SIZE": "1"}
+
+# What these ask for is always so: sets can be made at any time, log lines carry no time. The rest
+# is set by the launcher, for its ranks.
+PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "HOSTNAME")
+FULFILLED = ("DYNAMIC_PROCESS_SETS", "LOG_HIDE_TIME", *PLACE)
 
 # Read when Horovod is compiled, and by nothing that runs.
 _BUILD = (
@@ -63,7 +68,7 @@ def translate(environ: Mapping[str, str]) -> Translation:
 
     Raises UsageError naming the variable and its value when that means nothing.
     """
-    found: dict[str, str] = {}
+    found = dict(AS_HOROVOD_DOES)
     unmatched = []
     for name in sorted(environ):
         key = name.removeprefix(_PREFIX)

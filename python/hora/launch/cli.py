@@ -47,7 +47,10 @@ def parse(argv: Sequence[str], program: str = "horarun") -> JobSpec | None:
     settings, notes = _settings(args, settings_of(given), settings_of(parser.parse_args(filed)))
     style = OutputStyle(not args.no_prefix, args.prefix_timestamp, args.quiet, args.directory)
     grace_s = float(args.grace_period)
-    return JobSpec(size, command, settings, style, grace_s, args.verbose, notes + notes_on(args))
+    notes += notes_on(args)
+    return JobSpec(
+        size, command, settings, style, grace_s, args.verbose, notes, horovod=args.horovod
+    )
 
 
 def main(argv: Sequence[str] | None = None, program: str = "horarun") -> int:

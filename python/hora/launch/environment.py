@@ -24,7 +24,12 @@ def reserve_port() -> socket.socket:
 
 
 def job_environment(
-    inherited: Mapping[str, str], settings: Mapping[str, str], size: int, master_port: int
+    inherited: Mapping[str, str],
+    settings: Mapping[str, str],
+    size: int,
+    master_port: int,
+    *,
+    horovod: bool = False,
 ) -> dict[str, str]:
     """What all ranks share; ``settings`` (command-line options) win over what is inherited."""
     env = {name: value for name, value in inherited.items() if name not in _OUTER_LAUNCHER}
@@ -44,14 +49,25 @@ def job_environment(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(master_port),
     )
+    if horovod:
+        env.update(
+            HOROVOD_SIZE=str(size),
+            HOROVOD_LOCAL_SIZE=str(size),
+            HOROVOD_CROSS_RANK="0",
+            HOROVOD_CROSS_SIZE="1",
+            HOROVOD_HOSTNAME="localhost",
+        )
     return env
 
 
 def rank_environment(job: Mapping[str, str], rank: int, bootstrap_fd: int) -> dict[str, str]:
     """The job's environment with what only this rank has."""
-    return {
+    env = {
         **job,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "HORA_BOOTSTRAP_FD": str(bootstrap_fd),
     }
+    if "HOROVOD_SIZE" in job:
+        env.update(HOROVOD_RANK=str(rank), HOROVOD_LOCAL_RANK=str(rank))
+    return env

@@ -45,6 +45,7 @@ class JobSpec:
     grace_s: float = 5.0
     verbose: bool = False
     notes: Sequence[str] = ()
+    horovod: bool = False  # also say each rank's place in HOROVOD_* variables
 
 
 class Job:
@@ -107,7 +108,9 @@ class Job:
     def _start_ranks(self, master_port: int) -> None:
         spec = self._spec
         _allow_open_files(64 + 6 * spec.size)
-        env = job_environment(os.environ, spec.settings, spec.size, master_port)
+        env = job_environment(
+            os.environ, spec.settings, spec.size, master_port, horovod=spec.horovod
+        )
         identity = JobIdentity.create(spec.size)
         for note in spec.notes:
             self._screen.note(note)
