@@ -34,7 +34,8 @@ class Allreduce {
       : windows_(windows),
         state_(state),
         call_(call),
-        input_(call.absent.Contains(windows.self()) ? nullptr : &call.inputs[0]),
+        some_absent_(!call.absent.empty()),
+        input_(some_absent_ && call.absent.Contains(windows.self()) ? nullptr : &call.inputs[0]),
         output_(call.outputs[0]),
         spec_(SpecOf(call)),
         element_bytes_(SizeOf(call.params.dtype)),
@@ -145,10 +146,9 @@ class Allreduce {
   // In the windows at `offset`, of the ranks that bring any; this rank's own at `own`, unless null.
   std::span<const std::byte* const> Operands(std::uint64_t step, std::size_t offset,
                                              const std::byte* own) {
-    const bool all = call_.absent.empty();
     std::size_t count = 0;
     for (int rank = 0; rank < windows_.size(); ++rank) {
-      if (!all && call_.absent.Contains(rank)) continue;
+      if (some_absent_ && call_.absent.Contains(rank)) continue;
       const bool from_own = own != nullptr && rank == windows_.self();
       state_.sources[count++] = from_own ? own : windows_.Window(rank, step) + offset;
     }
@@ -167,6 +167,7 @@ class Allreduce {
   StepWindows& windows_;
   ReduceState& state_;
   const CollectiveCall& call_;
+  const bool some_absent_;
   ByteStream* const input_;  // null: this rank is absent
   ByteStream& output_;
   const ReduceSpec spec_;
