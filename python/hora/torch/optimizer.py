@@ -72,15 +72,6 @@ class DistributedOptimizer(WrappedOptimizer):
     LBFGS decide by the loss, and all ranks must decide alike. Not thread-safe, as any optimizer.
     """
 
-    def __new__(cls, *args: Any, **options: Any) -> DistributedOptimizer:
-        """Makes the kind of optimizer that ``op`` asks for."""
-        op = options.get("op", args[4] if len(args) > 4 else None)
-        if cls is DistributedOptimizer and op is not None and op == ReduceOp.ADASUM:
-            from hora.torch.adasum_optimizer import AdasumOptimizer
-
-            return object.__new__(AdasumOptimizer)
-        return object.__new__(cls)
-
     def __init__(  # noqa: PLR0917 - Horovod's signature
         self,
         optimizer: torch.optim.Optimizer,
@@ -94,12 +85,17 @@ class DistributedOptimizer(WrappedOptimizer):
         sparse_as_dense: bool = False,
         process_set: ProcessSet = global_process_set,
     ) -> None:
+        op = chosen_op(op)
+        if op == ReduceOp.ADASUM and type(self) is DistributedOptimizer:
+            from hora.torch.adasum_optimizer import AdasumOptimizer
+
+            self.__class__ = AdasumOptimizer  # the same, but for how it steps
         self._hold(optimizer)
         parameters = parameters_of(optimizer)
         settings = OptimizerSettings(
             compression,
             backward_passes_per_step,
-            chosen_op(op),
+            op,
             gradient_predivide_factor,
             group_indices(chosen_groups(groups, num_groups), parameters),
             sparse_as_dense,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import pickle
 import warnings
 import weakref
@@ -104,10 +105,17 @@ def test_learning_rate_schedulers(hvd, model, wrap_first):
     torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=5, cycle_momentum=False)
 
 
+def saved_and_loaded(pair):
+    file = io.BytesIO()
+    torch.save(pair, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
 @pytest.mark.parametrize(
     "copied",
-    [lambda pair: pickle.loads(pickle.dumps(pair)), copy.deepcopy],
-    ids=["pickle", "deepcopy"],
+    [lambda pair: pickle.loads(pickle.dumps(pair)), saved_and_loaded, copy.deepcopy],
+    ids=["pickle", "torch.save", "deepcopy"],
 )
 def test_copies_reduce_under_their_own_names(core, model, optimizer, copied):
     loss_of(model).backward()
@@ -393,9 +401,7 @@ def test_a_process_set(core, hvd, model):
     ours, theirs = hvd.add_process_set([0]), hvd.add_process_set([1])
     core.calls.clear()
     twin = network()
-    inside = hvd.DistributedOptimizer(
-        torch.optim.SGD(model.parameters(), lr=0.1), process_set=ours
-    )
+    inside = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), process_set=ours)
     outside = hvd.DistributedOptimizer(
         torch.optim.SGD(twin.parameters(), lr=0.1), process_set=theirs
     )
