@@ -1,6 +1,7 @@
 #include "hora/autotune/tuner.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <utility>
 
@@ -51,35 +52,42 @@ void Tuner::Step(std::uint64_t bytes, TimePoint began, TimePoint ended) {
     --steps_to_skip_;
     return;
   }
-  bytes_ += bytes;
-  busy_ += std::max(ended - began, Duration(1));
-  if (++steps_ == options_.steps_per_sample) EndSample();
+  const Moved step{.bytes = static_cast<double>(bytes),
+                   .seconds = std::chrono::duration<double>(
+                                  std::max<TimePoint::duration>(ended - began, Duration(1)))
+                                  .count()};
+  Moved& alike = by_size_[static_cast<std::size_t>(std::bit_width(bytes))];
+  for (Moved* sum : {&alike, &sample_.moved}) {
+    sum->bytes += step.bytes;
+    sum->seconds += step.seconds;
+  }
+  sample_.usual_seconds += step.bytes * alike.seconds / alike.bytes;
+  if (++sample_.steps == options_.steps_per_sample) EndSample();
 }
 
 void Tuner::EndSample() {
-  const double seconds = std::chrono::duration<double>(busy_).count();
-  const std::uint64_t bytes = std::exchange(bytes_, 0);
-  busy_ = Duration(0);
-  steps_ = 0;
+  const double score = sample_.usual_seconds / sample_.moved.seconds;
   if (warmup_left_ > 0) {
     --warmup_left_;
-    LogSample("warmup", seconds, bytes, static_cast<double>(bytes) / seconds);
+    LogSample("warmup", score);
     return;
   }
-  const double score = static_cast<double>(bytes) / seconds;
-  LogSample(Name(search_.phase()), seconds, bytes, score);
+  LogSample(Name(search_.phase()), score);
   search_.Tell(score);
   if (search_.next() != current_) {
     current_ = search_.next();
     changed_ = true;
     steps_to_skip_ = kStepsToSkip;
   }
-  if (settled()) LogSample(Name(search_.phase()), 0, 0, search_.best_score());
+  if (settled()) LogSample(Name(search_.phase()), search_.best_score());
 }
 
-void Tuner::LogSample(const char* phase, double seconds, std::uint64_t bytes, double score) {
-  fmt::format_to(std::back_inserter(log_), "{},{},{:.6f},{},{:.4f},{},{},{}\n", ++samples_, phase,
-                 seconds, bytes, score / 1e9, current_.fusion_threshold_bytes, current_.chunk_bytes,
+void Tuner::LogSample(const char* phase, double score) {
+  const auto [steps, moved, usual_seconds] = std::exchange(sample_, {});
+  const double speed = steps == 0 ? 0 : moved.bytes / moved.seconds / 1e9;
+  fmt::format_to(std::back_inserter(log_), "{},{},{:.6f},{:.0f},{:.4f},{:.4f},{},{},{}\n",
+                 ++samples_, phase, moved.seconds, moved.bytes, speed, score,
+                 current_.fusion_threshold_bytes, current_.chunk_bytes,
                  current_.small_allreduce_bytes);
 }
 

@@ -1,6 +1,7 @@
 // Searches for the tuning with which this job moves most bytes a second.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -20,8 +21,12 @@ struct TunerOptions {
   int max_samples = 60;
 };
 
-// Turns what the engine did into samples (bytes moved per busy second) and samples into the next
-// tuning to try, until the search has settled. Then the tuning stays, and Step costs nothing.
+// Turns what the engine did into samples, and samples into the next tuning to try, until the search
+// has settled. Then the tuning stays, and Step costs nothing.
+//
+// A sample's score is how fast bytes moved in the time in which operations were executed, relative
+// to the mean speed of all steps of about the same size (by powers of two): large steps are faster
+// than small ones whatever the tuning, and no two samples have the same mix of them.
 //
 // Pure: holds no thread, clock or file; one thread at a time. Only the root of the global set has
 // one; what it decides reaches all ranks in the stream of decisions.
@@ -43,19 +48,28 @@ class Tuner {
   const Tuning& best() const { return search_.best(); }
 
  private:
+  struct Moved {
+    double bytes = 0;
+    double seconds = 0;
+  };
+  struct Sample {
+    int steps = 0;
+    Moved moved;
+    double usual_seconds = 0;  // that such steps take in the mean
+  };
+
   void EndSample();
-  void LogSample(const char* phase, double seconds, std::uint64_t bytes, double score);
+  void LogSample(const char* phase, double score);
 
   TunerOptions options_;
   PatternSearch search_;
   Tuning current_;
   bool changed_ = false;
   int warmup_left_;
-  int samples_ = 0;
-  int steps_ = 0;  // of the current sample
+  int samples_ = 0;  // in the log
   int steps_to_skip_ = 0;
-  std::uint64_t bytes_ = 0;
-  Duration busy_{0};
+  Sample sample_;
+  std::array<Moved, 65> by_size_;  // all steps of sizes with so many bits
   std::string log_;
 };
 

@@ -13,7 +13,8 @@ from pathlib import Path
 __all__ = ["Sample", "main", "plot", "read_log"]
 
 _PARAMETERS = ("fusion_threshold_bytes", "chunk_bytes", "small_allreduce_bytes")
-_COLUMNS = ("sample", "phase", "seconds", "bytes", "gigabytes_per_second", *_PARAMETERS)
+_MEASURED = ("sample", "phase", "seconds", "bytes", "gigabytes_per_second", "relative_speed")
+_COLUMNS = (*_MEASURED, *_PARAMETERS)
 
 
 class NotALogError(ValueError):
@@ -30,7 +31,7 @@ class Sample:
 
     number: int
     phase: str  # warmup, start, screen, duel, check or settled
-    gigabytes_per_second: float
+    relative_speed: float  # to the mean of all steps of about the same size
     parameters: tuple[int, ...]  # bytes, in the order of the log's columns
 
 
@@ -48,7 +49,7 @@ def read_log(path: Path) -> list[Sample]:
             if tuple(row) == _COLUMNS:  # a later run appended its own
                 samples.clear()
             elif len(row) == len(_COLUMNS) and row[-1]:
-                samples.append(Sample(int(row[0]), row[1], float(row[4]), tuple(map(int, row[5:]))))
+                samples.append(Sample(int(row[0]), row[1], float(row[5]), tuple(map(int, row[6:]))))
     if not samples:
         raise NotALogError(f"{path} has no samples yet; the autotuner adds one every few steps")
     return samples
@@ -75,12 +76,12 @@ def plot(samples: Sequence[Sample], target: Path) -> None:
         marker = "*" if phase == "settled" else "o"
         speed.plot(
             [sample.number for sample in chosen],
-            [sample.gigabytes_per_second for sample in chosen],
+            [sample.relative_speed for sample in chosen],
             marker,
             label=phase,
         )
     speed.plot(numbers, _best_so_far(samples), drawstyle="steps-post", label="best so far")
-    speed.set_ylabel("GB/s while busy")
+    speed.set_ylabel("speed, relative to steps of the same size")
     speed.legend(loc="lower right", ncols=2)
     for index, name in enumerate(_PARAMETERS):
         values = [max(sample.parameters[index], 1) for sample in samples]
@@ -95,7 +96,7 @@ def _best_so_far(samples: Sequence[Sample]) -> list[float]:
     best, line = 0.0, []
     for sample in samples:
         if sample.phase != "warmup":
-            best = max(best, sample.gigabytes_per_second)
+            best = max(best, sample.relative_speed)
         line.append(best if best else float("nan"))
     return line
 

@@ -26,10 +26,12 @@ class NoisyJob {
     for (int step = 0; step < max_steps && !tuner.settled(); ++step) {
       const double speed = surface_(tuning) * std::exp(noise_ * normal_(random_));
       const bool hiccup = hiccup_every_ > 0 && random_() % hiccup_every_ == 0;
-      const double seconds = static_cast<double>(kBytes) / (speed * 1e9) * (hiccup ? 10 : 1);
+      const std::uint64_t bytes = mixed_sizes ? kBytes >> random_() % 16 : kBytes;
+      const double small = std::pow(static_cast<double>(bytes) / kBytes, 0.3);  // steps are slower
+      const double seconds = static_cast<double>(bytes) / (speed * small * 1e9) * (hiccup ? 10 : 1);
       const TimePoint began = now_;
       now_ += std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-      tuner.Step(kBytes, began, now_);
+      tuner.Step(bytes, began, now_);
       if (const auto next = tuner.TakeTuning()) tuning = *next;
       now_ += idle;
     }
@@ -39,7 +41,8 @@ class NoisyJob {
 
   const Tuning& last() const { return last_; }  // what the job goes on with
 
-  Duration idle{0};  // between steps
+  Duration idle{0};          // between steps
+  bool mixed_sizes = false;  // steps of 2 KiB to 64 MiB, at random
 
  private:
   static constexpr std::uint64_t kBytes = 64 << 20;

@@ -78,6 +78,27 @@ TEST(Tuner, KeepsTheStartWhereNothingHelps) {
   EXPECT_GE(kept, 190);  // where nothing helps, moving does no harm either
 }
 
+TEST(Tuner, IsNotMisledByTheMixOfSizes) {
+  int good = 0;
+  int kept = 0;
+  for (unsigned seed = 0; seed < 100; ++seed) {
+    Tuner climbing(Options());
+    NoisyJob hill(Hill, 0.1, seed);
+    hill.mixed_sizes = true;
+    ASSERT_TRUE(hill.Run(climbing, kStart, kManySteps));
+    EXPECT_GE(Hill(climbing.best()), Hill(kStart)) << "seed " << seed;
+    good += Hill(climbing.best()) > 1.1 * Hill(kStart) ? 1 : 0;
+
+    Tuner staying(Options());
+    NoisyJob flat(Flat, 0.1, seed);
+    flat.mixed_sizes = true;
+    ASSERT_TRUE(flat.Run(staying, kStart, kManySteps));
+    kept += staying.best() == kStart ? 1 : 0;
+  }
+  EXPECT_GE(good, 85);
+  EXPECT_GE(kept, 90);
+}
+
 TEST(Tuner, GoesBackToTheStartWhenTheBestWasLuck) {
   // The first candidate looks better until the check, as after a change of the machine's load.
   int samples = 0;
