@@ -7,8 +7,13 @@ import shutil
 import socket
 from collections.abc import Mapping
 
-# An outer torchrun's store is not ours: a rank that believed these would wait for it in vain.
-_OUTER_LAUNCHER = ("HORA_BOOTSTRAP_FD", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID")
+# An outer torchrun's store is not ours: a rank that believed these would wait for it in vain. Nor
+# is a place in an outer job.
+_OUTER_LAUNCHER = (
+    "HORA_BOOTSTRAP_FD", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID",
+    "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE",
+    "HOROVOD_CROSS_RANK", "HOROVOD_CROSS_SIZE", "HOROVOD_HOSTNAME",
+)  # fmt: skip
 
 
 def reserve_port() -> socket.socket:

@@ -51,6 +51,7 @@ def test_the_environment_holds_only_what_was_asked_for(monkeypatch):
     (set_up,) = hora.run(ours, start_timeout=50, horovod=True)
     assert set_up["HORA_START_TIMEOUT_SECONDS"] == "50"
     assert set_up["HORA_FUSION_THRESHOLD_BYTES"] == "77"
+    assert (set_up["HOROVOD_RANK"], set_up["HOROVOD_LOCAL_SIZE"]) == ("0", "1")
     assert not [value for value in (*plain.values(), *set_up.values()) if "None" in value]
 
 

@@ -184,6 +184,14 @@ def test_horovod_reads_variables_and_warns_once(launch):
     assert launch("-np", "1", "sh", "-c", show, env=variables)[1] == ["[0] 20"]
 
 
+def test_ranks_learn_their_place_in_horovods_words(launch):
+    show = ("sh", "-c", 'echo "$HOROVOD_RANK/$HOROVOD_SIZE $HOROVOD_LOCAL_RANK $HOROVOD_HOSTNAME"')
+    outer = {"HOROVOD_RANK": "7", "HOROVOD_SIZE": "8"}
+    code, out, err = launch("--horovod", "-np", "2", *show, env=outer)
+    assert (code, sorted(out), err) == (0, ["[0] 0/2 0 localhost", "[1] 1/2 1 localhost"], "")
+    assert launch("-np", "1", *show, env=outer)[1] == ["[0] /  "]
+
+
 def test_a_variable_without_sense_starts_nothing(launch):
     variables = {"HOROVOD_FUSION_THRESHOLD": "64MB"}
     code, out, err = launch("--horovod", "-np", "2", "echo", env=variables)

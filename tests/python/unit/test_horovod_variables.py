@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hora.errors import UsageError
-from hora.horovod.variables import COUNTERPARTS, FULFILLED, translate
+from hora.horovod.variables import AS_HOROVOD_DOES, COUNTERPARTS, FULFILLED, translate
 from hora.settings import NEVER_STALLED, marks_cycles, timeline_path
 
 CONFIG_H = Path(__file__).resolve().parents[3] / "csrc" / "hora" / "base" / "config.h"
@@ -41,22 +41,24 @@ READ_BY_PYTHON = {"HORA_TIMELINE", "HORA_TIMELINE_MARK_CYCLES"}
         ("DYNAMIC_PROCESS_SETS", "1", {}),
         ("TIMELINE", "", {}),
         ("WITH_PYTORCH", "1", {}),
+        ("RANK", "1", {}),
         ("GPU_OPERATIONS", "NCCL", {}),
     ],
 )
 def test_counterparts(variable, value, settings):
     found = translate({f"HOROVOD_{variable}": value, "HOME": "/"})
-    assert (found.settings, found.unmatched) == (settings, [])
+    assert (found.settings, found.unmatched) == (settings | AS_HOROVOD_DOES, [])
 
 
 def test_turning_the_stall_check_off_wins_over_its_times():
     environ = {"HOROVOD_STALL_CHECK_DISABLE": "1", "HOROVOD_STALL_CHECK_TIME_SECONDS": "5"}
-    assert translate(environ).settings == NEVER_STALLED
+    assert translate(environ).settings == NEVER_STALLED | AS_HOROVOD_DOES
 
 
 def test_a_variable_of_ours_wins():
     environ = {"HOROVOD_CACHE_CAPACITY": "1", "HORA_CACHE_CAPACITY": "2"}
-    assert translate(environ).settings == {}
+    assert translate(environ).settings == AS_HOROVOD_DOES
+    assert translate({"HORA_JOIN_DIVIDES_BY_SIZE": "0"}).settings == {}
 
 
 def test_what_has_no_counterpart_is_listed():
@@ -99,7 +101,7 @@ def test_the_guide_lists_every_counterpart():
     for key, (variable, _) in COUNTERPARTS.items():
         assert f"| `HOROVOD_{key}` | `{variable}`" in text
     for key in FULFILLED:
-        assert f"`HOROVOD_{key}`" in text
+        assert f"`HOROVOD_{key}`" in text or f"`_{key}`" in text
 
 
 def test_timelines_of_all_ranks():
