@@ -20,5 +20,6 @@ else
   clang-format --dry-run -Werror "${cpp[@]}"
   codespell
   mypy --no-error-summary
+  mypy --no-error-summary tests/typing/consumer.py
 fi
 echo "lint: clean"
