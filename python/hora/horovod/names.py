@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hora.errors import HoraError
@@ -13,12 +15,18 @@ from hora.launch.function import run as run_function
 
 __all__ = [
     "HorovodInternalError",
+    "ccl_built",
     "check_extension",
     "check_installed_version",
+    "ddl_built",
+    "env",
     "extension_available",
     "get_version_mismatch_message",
+    "gloo_built",
     "gpu_available",
     "in_thread",
+    "mpi_built",
+    "nccl_built",
     "num_rank_is_power_2",
     "run",
     "split_list",
@@ -84,6 +92,31 @@ def gpu_available(name: str, verbose: bool = False) -> bool:
     """Whether hora reduces this framework's GPU tensors on the GPU: not yet."""
     del name, verbose
     return False
+
+
+def _not_built(verbose: bool = False) -> bool:
+    """False: hora brings its own communication."""
+    del verbose
+    return False
+
+
+mpi_built = gloo_built = nccl_built = ddl_built = ccl_built = _not_built
+
+
+@contextmanager
+def env(**variables: str | None) -> Iterator[None]:
+    """Sets environment variables for a while; None leaves one as it is."""
+    given = {name: value for name, value in variables.items() if value is not None}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def num_rank_is_power_2(count: int) -> bool:

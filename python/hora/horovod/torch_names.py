@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hora.horovod.names import env
 from hora.horovod.variables import translate
 
 __all__ = ["init"]
@@ -17,5 +18,6 @@ def init(*args: Any, **kwargs: Any) -> None:
     """
     import hora.torch
 
-    os.environ.update(translate(os.environ).settings)
-    hora.torch.init(*args, **kwargs)
+    # For this call only: a script may set other HOROVOD_* variables before its next init.
+    with env(**translate(os.environ).settings):
+        hora.torch.init(*args, **kwargs)

@@ -208,20 +208,25 @@ def test_without_the_flag_nothing_changes(folder: Path) -> None:
 
 VARIABLES = """
 import os
-os.environ["HOROVOD_CACHE_CAPACITY"] = {value!r}
 import horovod.torch as hvd
-hvd.init()
-print(hvd.size(), os.environ["HORA_CACHE_CAPACITY"])
+for value in ({values}):
+    os.environ["HOROVOD_FUSION_THRESHOLD"] = value
+    hvd.init()
+    print(hvd.size(), hvd.debug_state()["tuning"]["fusion_threshold_bytes"])
+    hvd.shutdown()
+print([name for name in os.environ if name.startswith("HORA_FUSION")])
 """
 
 
-def test_init_reads_what_the_script_itself_has_set(folder: Path) -> None:
-    (folder / "set.py").write_text(VARIABLES.format(value="12"))
+def test_each_init_reads_what_the_script_itself_has_set(folder: Path) -> None:
+    (folder / "set.py").write_text(VARIABLES.format(values="'4096', '8192'"))
     done = run("hora.launch", "--horovod", "-np", "2", "set.py", cwd=folder)
-    assert sorted(done.stdout.splitlines()) == ["[0] 2 12", "[1] 2 12"], done.stderr
-    (folder / "set.py").write_text(VARIABLES.format(value="a dozen"))
+    lines = sorted(done.stdout.splitlines())
+    of_each = [f"[{rank}] {text}" for rank in "01" for text in ("2 4096", "2 8192", "[]")]
+    assert lines == of_each, done.stderr
+    (folder / "set.py").write_text(VARIABLES.format(values="'64 MB',"))
     done = run("hora.horovod", "set.py", cwd=folder)
-    assert "HOROVOD_CACHE_CAPACITY: 'a dozen' is not a whole number" in done.stderr
+    assert "HOROVOD_FUSION_THRESHOLD: '64 MB' is not a whole number" in done.stderr
 
 
 FUNCTION = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -46,7 +47,16 @@ def test_checks_that_have_nothing_to_check():
     names.check_installed_version("pytorch", "2.13.0")
     assert names.extension_available("torch")
     assert not names.extension_available("tensorflow")
+    assert not names.mpi_built(verbose=True)
     assert names.HorovodInternalError is HoraError
+
+
+def test_env_sets_variables_for_a_while(monkeypatch):
+    monkeypatch.setenv("HORA_TEST_OLD", "1")
+    with names.env(HORA_TEST_OLD="2", HORA_TEST_NEW="3", HORA_TEST_NONE=None):
+        found = {name: os.environ.get(f"HORA_TEST_{name}") for name in ("OLD", "NEW", "NONE")}
+    assert found == {"OLD": "2", "NEW": "3", "NONE": None}
+    assert (os.environ["HORA_TEST_OLD"], os.environ.get("HORA_TEST_NEW")) == ("1", None)
 
 
 def test_the_finder_leaves_other_packages_alone():
