@@ -302,6 +302,8 @@ def hora_over(core):
     excepthook = sys.excepthook
     for name in saved:
         del sys.modules[name]
+    for name in attributes:  # or "from hora import runtime" finds the one that is set aside
+        hora.__dict__.pop(name, None)
     try:
         sys.modules["hora._core"] = hora._core = core.module()
         yield importlib.import_module("hora.torch")
