@@ -184,8 +184,8 @@ def _id_of(process_set: ProcessSet) -> int:
 
 def _constant(function: _Function) -> _Function:
     """Marks what is the same for the life of a group, and so a constant of its graphs."""
-    marked: _Function = torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
-    return marked
+    mark: Callable[[_Function], _Function] = torch.compiler.assume_constant_result
+    return mark(function)
 
 
 @_constant
@@ -204,8 +204,8 @@ def _between_graphs(name: str) -> Callable[..., Any]:
         return getattr(importlib.import_module("hora.torch"), name)(*arguments, **options)
 
     reason = f"hora has no PyTorch operators: {missing}"
-    outside: Callable[..., Any] = torch.compiler.disable(run, reason=reason)  # type: ignore[no-untyped-call]
-    return outside
+    disable: Callable[..., Callable[..., Any]] = torch.compiler.disable
+    return disable(run, reason=reason)
 
 
 if not available:

@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 from hora import _core
 from hora.errors import HoraError, UsageError
 from hora.ops import NameRing
+from hora.torch.profiling import profiled, profiling
 
 __all__ = ["Handle", "poll", "synchronize", "wait_all"]
 
@@ -68,7 +69,11 @@ class Handle(Generic[T]):
                 f"timeout={timeout!r} is not a number of seconds, 0 or more (None waits until done)"
             )
         try:
-            self._core.wait(timeout)
+            if profiling():
+                with profiled("wait", self._core.name):
+                    self._core.wait(timeout)
+            else:
+                self._core.wait(timeout)
         finally:
             if self._ring is not None and self._core.done():
                 self._ring.vacate(self._slot, self._core)

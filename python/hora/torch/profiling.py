@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["profiled", "profiling"]
+from hora import _core
+
+__all__ = ["profiled", "profiling", "run_in_range", "submit_in_range"]
 
 # Whether somebody records ranges now. One cheap call: hot paths ask before they call ``profiled``.
 profiling: Callable[[], bool] = torch._C._autograd._profiler_enabled
@@ -26,3 +28,26 @@ def profiled(kind: str, name: str | None) -> AbstractContextManager[Any]:
     return torch.autograd.profiler.record_function(
         f"hora::{kind}" if name is None else f"hora::{kind} {name}"
     )
+
+
+_WORDS = {
+    _core.ALLREDUCE: "allreduce",
+    _core.ALLGATHER: "allgather",
+    _core.BROADCAST: "broadcast",
+    _core.BARRIER: "barrier",
+    _core.ALLTOALL: "alltoall",
+    _core.REDUCESCATTER: "reducescatter",
+    _core.JOIN: "join",
+}
+
+
+def run_in_range(kind: int, name: str, *arguments: Any) -> _core.Handle:
+    """``_core.run`` as the range "hora::allreduce grad.w"."""
+    with profiled(_WORDS[kind], name):
+        return _core.run(kind, name, *arguments)
+
+
+def submit_in_range(kind: int, name: str, *arguments: Any) -> _core.Handle:
+    """``_core.submit`` as the range "hora::allreduce_async grad.w"; see also ``Handle.wait``."""
+    with profiled(f"{_WORDS[kind]}_async", name):
+        return _core.submit(kind, name, *arguments)

@@ -27,6 +27,7 @@ from hora.torch.kinds import (
     refusal,
     title,
 )
+from hora.torch.profiling import profiling, submit_in_range
 from hora.torch.tensors import dense, is_direct, may_overlap
 
 __all__ = [
@@ -232,7 +233,8 @@ def _submit(  # noqa: PLR0917 - the order of Terms is the engine's, too
         slot = ring.claim()
         submitted = ring.names[slot]
     try:
-        core = _core.submit(
+        submit = submit_in_range if profiling() else _core.submit
+        core = submit(
             kind.number,
             submitted,
             source,

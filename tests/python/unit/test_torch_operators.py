@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_core import FakeCore, hora_over
 from hora.torch.profiling import profiled
 
 LIBRARY = Path(importlib.util.find_spec("hora._core").origin).with_name("_torch_ops.so")
@@ -53,6 +54,24 @@ def test_ranges_have_the_kind_and_the_name():
             pass
     names = {event.key for event in profile.key_averages()}
     assert {"hora::allreduce grad.w", "hora::barrier"} <= names
+
+
+def test_operations_are_ranges():
+    with hora_over(FakeCore()) as hvd:
+        hvd.init()
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities) as profile:
+            hvd.allreduce(torch.ones(2), name="grad.w")
+            hvd.broadcast_(torch.ones(2), 0)
+            hvd.allgather_async(torch.ones(2), name="rows").wait()
+        hvd.shutdown()
+    names = {event.key for event in profile.key_averages() if event.key.startswith("hora::")}
+    assert names == {
+        "hora::allreduce grad.w",
+        "hora::broadcast broadcast.noname.0",
+        "hora::allgather_async rows",
+        "hora::wait rows",
+    }
 
 
 def test_without_a_profiler_no_range_is_made():
