@@ -136,9 +136,9 @@ void ReadinessTable::Collect(Named::value_type& named, int contributor, Variants
 }
 
 bool ReadinessTable::IsComplete(const Named::value_type& named) const {
-  const auto& [name, collected] = named;
+  const Collected& collected = named.second;
   if (collected.count == contributors_.size()) return true;
-  if (excused_.empty() || name == kJoinName) return false;
+  if (excused_.empty()) return false;
   const int excused = Without(excused_, collected.contributors).count();
   return collected.count + static_cast<std::size_t>(excused) == contributors_.size();
 }

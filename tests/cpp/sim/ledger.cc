@@ -104,10 +104,7 @@ void Ledger::CheckExpected(const Response& response) {
   Response expected = Expected(asked, !response.absent.empty());
   if (response.name == kJoinName) {
     ++joins_agreed_;
-    expected.params.root_rank = response.params.root_rank;
-    const int last = response.params.root_rank;
-    const bool exists = last >= 0 && last < static_cast<int>(ranks_.size());
-    if (!exists) Violation(fmt::format("rank {} joined last", last));
+    expected.params.root_rank = last_to_join_;
   }
   if (expected.error.code() != response.error.code()) {
     return Violation(fmt::format("'{}' ends in {} instead of {}", response.name,

@@ -27,6 +27,7 @@ class Ledger {
   void Submitted(int rank, const Request& request);
   void Executed(int rank, const Response& response);
   void AgreementEnded(int rank);
+  void RootHearsOfJoin(int rank) { last_to_join_ = rank; }
   void Tuned(int rank, const Tuning& tuning);  // from what it executes next
   void Rejected(int rank, const std::string& name, const Status& status);
   void Failed(int rank, const Status& status);  // ends all that is pending there
@@ -73,6 +74,7 @@ class Ledger {
   std::vector<std::size_t> agreement_ends_;  // in history_
   std::vector<TunedAt> tunings_;
   int joins_agreed_ = 0;  // in history_
+  int last_to_join_ = -1;
   std::size_t absences_ = 0;
   std::map<std::uint64_t, std::uint64_t> caches_;  // digest by number of agreements
   std::string violation_;

@@ -11,9 +11,9 @@ namespace hora::sim {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kWorlds = 60;
+constexpr int kWorlds = 50;
 #else
-constexpr int kWorlds = 600;
+constexpr int kWorlds = 500;
 #endif
 
 constexpr int kMaxSize = 1024;

@@ -172,6 +172,7 @@ void World::SubmitName(int rank, int name) {
 void World::Join(int rank) {
   Rank& own = of(rank);
   own.program.joined = true;
+  if (rank == 0) ledger_.RootHearsOfJoin(rank);
   // Later there is nobody who would submit the same.
   const bool more = own.program.epoch + 1 < options_.joins;
   own.program.late = more && random_.OneIn(3) ? random_.Between(1, 3) : 0;
@@ -253,6 +254,9 @@ void World::Deliver(int rank, int from) {
     }
     message = std::move(*decoded);
   }
+  if (const auto* joined = std::get_if<Joined>(&message); joined != nullptr && rank == 0) {
+    ledger_.RootHearsOfJoin(joined->rank);
+  }
   of(rank).negotiator->Receive(from, std::move(message), At(now_us_));
   if (of(rank).progress_due) return;
   of(rank).progress_due = true;
@@ -264,13 +268,25 @@ void World::Progress(int rank) {
   own.progress_due = false;
   if (own.gone) return;
   if (rank == 0 && options_.retunes && random_.OneIn(8)) {
-    own.negotiator->Retune({.fusion_threshold_bytes = random_.Next()});
+    wanted_ = {.fusion_threshold_bytes = random_.Next()};
+    own.negotiator->Retune(*wanted_);
   }
   own.negotiator->Take(actions_);
+  if (rank == 0) CheckTuning();
   Act(rank, actions_);
   // As soon as its shutdown has taken effect, a rank's process ends.
   if (own.leaving && own.negotiator->closed()) own.gone = true;
   if (options_.absentees > 0) ScheduleTick(rank);
+}
+
+// What the root wants holds from the next agreement on. One that a departure brought about was
+// made before the wish.
+void World::CheckTuning() {
+  if (!wanted_ || actions_.agreement_ends.empty() || options_.leavers > 0) return;
+  const auto& tunings = actions_.tunings;
+  const bool holds = tunings.size() == 1 && tunings[0].first == 0 && tunings[0].tuning == *wanted_;
+  if (!holds) ledger_.Violation("the root's tuning is not in its next agreement");
+  wanted_.reset();
 }
 
 void World::Tick(int rank) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <queue>
 #include <string>
 #include <unordered_map>
@@ -106,6 +107,7 @@ class World {
   void Act(int rank, NegotiatorActions& actions);
   void Send(int from, NegotiatorActions::Outgoing& outgoing);
   void WakeSubmitter(int rank);
+  void CheckTuning();
   int ChooseName(int rank);
   bool IsDue(int rank, int name);
   int EndOfEpoch(int epoch) const;  // rounds
@@ -126,6 +128,7 @@ class World {
   std::uint64_t events_done_ = 0;
   std::uint64_t messages_ = 0;
   std::uint64_t late_ = 0;
+  std::optional<Tuning> wanted_;  // of the root, and not agreed yet
 };
 
 }  // namespace hora::sim
