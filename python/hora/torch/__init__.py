@@ -71,6 +71,7 @@ from hora.runtime import (
 )
 from hora.torch import elastic
 from hora.torch.barriers import barrier, join
+from hora.torch.broadcasts import broadcast, broadcast_, broadcast_async, broadcast_async_
 from hora.torch.compression import Compression, Compressor
 from hora.torch.exchanges import (
     allgather,
@@ -105,10 +106,6 @@ from hora.torch.operations import (
     allreduce_,
     allreduce_async,
     allreduce_async_,
-    broadcast,
-    broadcast_,
-    broadcast_async,
-    broadcast_async_,
 )
 from hora.torch.optimizer import DistributedOptimizer
 from hora.torch.primary import device, is_primary, print_rank0, save_on_primary, set_device

@@ -95,7 +95,10 @@ def alltoall(
     if is_dynamo_compiling():
         from hora.torch import compiled
 
-        return compiled.alltoall(tensor, splits, name, process_set)  # type: ignore[no-any-return]
+        result: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = compiled.alltoall(
+            tensor, splits, name, process_set
+        )
+        return result
     if not needs_grad(tensor):
         received, counts = alltoall_async(tensor, splits, name, process_set).wait()
         return received if splits is None else (received, counts)

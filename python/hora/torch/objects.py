@@ -11,9 +11,10 @@ import torch
 from hora import runtime
 from hora.errors import UsageError
 from hora.process_sets import ProcessSet, global_process_set, id_of, place_in
+from hora.torch.broadcasts import broadcast_, broadcast_async_
 from hora.torch.handle import wait_all
 from hora.torch.kinds import ALLGATHER, Terms
-from hora.torch.operations import allreduce, broadcast_, broadcast_async_
+from hora.torch.operations import allreduce
 from hora.torch.plain_data import decode, encode, fill
 from hora.torch.submission import start_gathering
 from hora.torch.tensors import dense

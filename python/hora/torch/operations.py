@@ -1,4 +1,4 @@
-"""Collective operations on tensors, with Horovod's names and arguments.
+"""Collective operations on tensors, with Horovod's names and arguments; here, the reductions.
 
 Every rank of the process set calls the same operation with the same ``name``; ranks may submit
 names in any order. Operations without a name meet in the order in which each rank submits them, per
@@ -24,22 +24,22 @@ from torch.compiler import is_dynamo_compiling
 from hora import _core
 from hora.errors import UsageError
 from hora.ops import ReduceOp
-from hora.process_sets import ProcessSet, global_process_set, id_of
+from hora.process_sets import ProcessSet, global_process_set
 from hora.torch.autograd import Gradient, differentiable, is_linear, needs_grad, no_gradient
 from hora.torch.compression import Compression, Compressor
 from hora.torch.handle import Handle
 from hora.torch.kinds import (
     ALLREDUCE,
-    BROADCAST,
     Terms,
     chosen_op,
     passes,
     reduction_terms,
     refusal,
 )
+from hora.torch.profiling import profiling, run_in_range
 from hora.torch.sparse import is_sparse, start_sparse, start_sparse_in_place
 from hora.torch.submission import mark_changed, start_in_place, start_out_of_place
-from hora.torch.tensors import MOVABLE, NUMBERS, is_direct, is_plain
+from hora.torch.tensors import NUMBERS, is_plain
 
 __all__ = [
     "Adasum",
@@ -52,10 +52,6 @@ __all__ = [
     "allreduce_",
     "allreduce_async",
     "allreduce_async_",
-    "broadcast",
-    "broadcast_",
-    "broadcast_async",
-    "broadcast_async_",
     "chosen_op",
 ]
 
@@ -70,14 +66,11 @@ Product = ReduceOp.PRODUCT
 # chains, and a tensor that needs no preparation goes straight to the engine.
 _run = _core.run
 _ALLREDUCE = _core.ALLREDUCE
-_BROADCAST = _core.BROADCAST
 _AVERAGE = int(ReduceOp.AVERAGE)
 _SUM = int(ReduceOp.SUM)
 _ADASUM = int(ReduceOp.ADASUM)
 _claim_allreduce = ALLREDUCE.ring.claim
 _allreduce_names = ALLREDUCE.ring.names
-_claim_broadcast = BROADCAST.ring.claim
-_broadcast_names = BROADCAST.ring.names
 _no_compression = Compression.none
 
 
@@ -104,6 +97,19 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     means and scaled values of integers are truncated towards zero. ``average=False`` is Horovod's
     old word for Sum. A sparse (COO) tensor is reduced as by ``sparse_allreduce_async``.
     """
+    if is_dynamo_compiling():
+        with torch.no_grad():
+            return tensor.copy_(
+                allreduce(
+                    tensor,
+                    average,
+                    name,
+                    op=op,
+                    prescale_factor=prescale_factor,
+                    postscale_factor=postscale_factor,
+                    process_set=process_set,
+                )
+            )
     if (
         process_set is not global_process_set
         or average is not None
@@ -116,7 +122,8 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     op = _AVERAGE if op is None else _op_of(op, tensor)
     key = _allreduce_names[_claim_allreduce()] if name is None else name
     try:
-        _run(_ALLREDUCE, key, tensor, tensor, op, -1, prescale_factor, postscale_factor)
+        run = run_in_range if profiling() else _run
+        run(_ALLREDUCE, key, tensor, tensor, op, -1, prescale_factor, postscale_factor)
     except (TypeError, UsageError) as error:
         terms = Terms(op, -1, prescale_factor, postscale_factor)
         raise refusal(error, ALLREDUCE, name, key, terms) from None
@@ -158,7 +165,8 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
     output = torch.empty_like(tensor)
     key = _allreduce_names[_claim_allreduce()] if name is None else name
     try:
-        _run(_ALLREDUCE, key, tensor, output, op, -1, prescale_factor, postscale_factor)
+        run = run_in_range if profiling() else _run
+        run(_ALLREDUCE, key, tensor, output, op, -1, prescale_factor, postscale_factor)
     except (TypeError, UsageError) as error:
         terms = Terms(op, -1, prescale_factor, postscale_factor)
         raise refusal(error, ALLREDUCE, name, key, terms) from None
@@ -195,80 +203,6 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
     if is_sparse(tensor):
         return start_sparse(name, tensor, terms, process_set)
     return start_out_of_place(ALLREDUCE, name, tensor, terms)
-
-
-def broadcast_(
-    tensor: torch.Tensor,
-    root_rank: int,
-    name: str | None = None,
-    process_set: ProcessSet = global_process_set,
-) -> torch.Tensor:
-    """Replaces the tensor's values, on every rank of the set, by those of ``root_rank``.
-
-    ``root_rank`` is a global rank, also within a set. Returns the tensor.
-    """
-    if process_set is not global_process_set or not is_direct(tensor, MOVABLE):
-        return broadcast_async_(tensor, root_rank, name, process_set).wait()
-    key = _broadcast_names[_claim_broadcast()] if name is None else name
-    try:
-        _run(_BROADCAST, key, tensor, tensor, _SUM, root_rank)
-    except (TypeError, UsageError) as error:
-        raise refusal(error, BROADCAST, name, key, Terms(root_rank=root_rank)) from None
-    mark_changed(tensor)
-    return tensor
-
-
-def broadcast(
-    tensor: torch.Tensor,
-    root_rank: int,
-    name: str | None = None,
-    process_set: ProcessSet = global_process_set,
-) -> torch.Tensor:
-    """Returns the tensor of ``root_rank``, a global rank; shapes and dtypes must agree.
-
-    Differentiable: the root gets the mean of all ranks' gradients, the others zeros.
-    """
-    if is_dynamo_compiling():
-        from hora.torch import compiled
-
-        return compiled.broadcast(tensor, root_rank, name, process_set)
-    if not needs_grad(tensor):
-        return broadcast_async(tensor, root_rank, name, process_set).wait()
-
-    def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = broadcast_async(tensor, root_rank, name, process_set)
-        name_of_gradient = f"{handle.name}.grad"
-        is_root = _core.topology().rank == root_rank
-
-        def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
-            mean = allreduce(gradients[0], name=name_of_gradient, process_set=process_set)
-            return [mean if is_root else mean * 0]
-
-        return [handle.wait()], gradient
-
-    return differentiable(forward, [tensor])[0]
-
-
-def broadcast_async_(
-    tensor: torch.Tensor,
-    root_rank: int,
-    name: str | None = None,
-    process_set: ProcessSet = global_process_set,
-) -> Handle:
-    """Starts ``broadcast_``."""
-    terms = Terms(root_rank=root_rank, process_set=id_of(process_set))
-    return start_in_place(BROADCAST, name, tensor, terms)
-
-
-def broadcast_async(
-    tensor: torch.Tensor,
-    root_rank: int,
-    name: str | None = None,
-    process_set: ProcessSet = global_process_set,
-) -> Handle:
-    """Starts ``broadcast``; the handle's result is the new tensor, detached."""
-    terms = Terms(root_rank=root_rank, process_set=id_of(process_set))
-    return start_out_of_place(BROADCAST, name, tensor, terms)
 
 
 def _allreduce_of_any_kind(

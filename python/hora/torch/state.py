@@ -10,9 +10,9 @@ import torch
 from hora import runtime
 from hora.errors import UsageError
 from hora.process_sets import ProcessSet, global_process_set
+from hora.torch.broadcasts import broadcast_async_
 from hora.torch.handle import wait_all
 from hora.torch.objects import broadcast_object, broadcast_plain
-from hora.torch.operations import broadcast_async_
 from hora.torch.optimizer import DistributedOptimizer
 from hora.torch.parameter_names import parameters_of
 

@@ -68,12 +68,13 @@ class SyncBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if self._name is None:
             self._name = f"SyncBatchNorm.{next(_numbers)}"
-        result, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
+        result: torch.Tensor
+        result, mean, variance, count = _normalised(
             input, self.weight, self.bias, self.eps, self._name, self.process_set
         )
         if self.track_running_stats:
             self._track(mean, variance, count)
-        return cast(torch.Tensor, result)
+        return result
 
     def _track(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         assert self.num_batches_tracked is not None
@@ -84,6 +85,14 @@ class SyncBatchNorm(_BatchNorm):
         unbiased = variance * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+@torch.compiler.disable(reason="SyncBatchNorm runs between graphs")  # type: ignore[no-untyped-call, untyped-decorator]
+def _normalised(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    return cast(
+        tuple[torch.Tensor, torch.Tensor, torch.Tensor, int],
+        _Normalise.apply(*arguments),  # type: ignore[no-untyped-call]
+    )
 
 
 class _Normalise(torch.autograd.Function):

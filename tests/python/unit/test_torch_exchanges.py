@@ -74,7 +74,7 @@ def test_reducescatter_refuses(hvd):
 def test_adasum_needs_floats(hvd):
     assert hvd.allreduce(torch.ones(3), op=hvd.Adasum).tolist() == [1, 1, 1]
     for call in (hvd.allreduce, hvd.allreduce_, hvd.allreduce_async):
-        with pytest.raises(UsageError, match=r"floating-point numbers, not torch\.int64"):
+        with pytest.raises(UsageError, match=r"op=Adasum takes.*not torch\.int64"):
             call(torch.arange(3), op=hvd.Adasum)
 
 
@@ -128,8 +128,8 @@ def test_groups_that_are_none(hvd, call):
 
 @pytest.mark.parametrize("call", ["grouped_allreduce", "grouped_allreduce_"])
 def test_the_tensor_at_fault_is_named(core, hvd, call):
-    with pytest.raises(UsageError, match=r"grouped_allreduce 'g', tensor 1 of.*complex64"):
-        getattr(hvd, call)([torch.ones(1), torch.ones(1, dtype=torch.complex64)], name="g")
+    with pytest.raises(UsageError, match=r"grouped_allreduce 'g', tensor 1 of.*meta"):
+        getattr(hvd, call)([torch.ones(1), torch.ones(1, device="meta")], name="g")
     assert core.calls == []
 
 
