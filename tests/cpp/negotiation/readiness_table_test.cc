@@ -119,6 +119,69 @@ TEST(ReadinessTable, VariantsDoNotShowTheOrderOfArrival) {
   EXPECT_EQ(requests[0].variants[0].ranks, Ranks({0, 2}));
 }
 
+// The slot's name goes on to be counted by requests as long as one of them is here.
+TEST(ReadinessTable, WhatComesLateIsTheBeginningOfTheNextRound) {
+  ReadinessTable table = Table();
+  SubtreeRequest join = Ask(3, OpParams{.kind = OpKind::kJoin});
+  join.name = kJoinName;
+  join.variants[0].ranks.Add(7);
+  table.AddJoined(3);
+  table.AddJoined(7);
+  EXPECT_TRUE(table.AddRequest(1, join).ok());
+  table.Expand(5, kCached);
+  EXPECT_TRUE(table.AddRequest(0, table.Repeat(0, kCached)).ok());
+  EXPECT_TRUE(table.AddRequest(2, table.Repeat(2, kCached)).ok());
+  ASSERT_EQ(table.TakeRequests(kAll).size(), 1u);
+  EXPECT_TRUE(table.AddRequest(1, table.Repeat(1, kCached)).ok());
+  EXPECT_FALSE(table.AddRequest(1, table.Repeat(1, kCached)).ok());
+  EXPECT_FALSE(table.AgreeName("w", 5, {}));
+  EXPECT_FALSE(table.AgreeName("w", 5, Ranks({3})));
+  EXPECT_FALSE(table.AgreeName("w", 5, Ranks({4})));
+  EXPECT_TRUE(table.AgreeName("w", 5, Ranks({3, 7, 9})));  // 9 is in another subtree
+  EXPECT_TRUE(table.IsExpanded(5));
+  EXPECT_EQ(table.SubmittedRanks("w", 5), Ranks({3, 7}));
+  table.EndJoin();
+  EXPECT_TRUE(table.AddRequest(0, table.Repeat(0, kCached)).ok());
+  EXPECT_FALSE(table.has_ready());
+  EXPECT_TRUE(table.AddRequest(2, table.Repeat(2, kCached)).ok());
+  ASSERT_EQ(table.TakeRequests(kAll).size(), 1u);
+  EXPECT_TRUE(table.AgreeName("w", 5, {}));
+  EXPECT_FALSE(table.IsExpanded(5));
+}
+
+TEST(ReadinessTable, TheEndOfAJoinTakesBackParts) {
+  ReadinessTable table = Table();
+  table.AddJoined(7);
+  table.AddJoined(4);
+  SubtreeRequest join = Ask(4, OpParams{.kind = OpKind::kJoin});
+  join.name = kJoinName;
+  EXPECT_TRUE(table.AddRequest(2, join).ok());
+  EXPECT_TRUE(table.AddRequest(0, Ask(1, Shape{2})).ok());
+  EXPECT_TRUE(table.AddRequest(1, Ask(3, Shape{2})).ok());  // without rank 7
+  const auto taken = table.TakeRequests(kAll);
+  ASSERT_EQ(taken.size(), 1u);
+  EXPECT_EQ(taken[0].variants[0].ranks, Ranks({1, 3}));
+  table.EndJoin();
+  EXPECT_EQ(table.SubmittedRanks("w", -1), Ranks({1}));
+  SubtreeRequest whole = Ask(3, Shape{2});
+  whole.variants[0].ranks.Add(7);
+  EXPECT_TRUE(table.AddRequest(1, whole).ok());
+  EXPECT_TRUE(table.AddRequest(2, Ask(4, Shape{2})).ok());
+  EXPECT_EQ(table.TakeRequests(kAll).at(0).variants.at(0).ranks, Ranks({1, 3, 4, 7}));
+}
+
+TEST(ReadinessTable, TheJoinIsTakenLast) {
+  ReadinessTable table({Ranks({0})});
+  table.AddJoined(0);
+  SubtreeRequest join = Ask(0, OpParams{.kind = OpKind::kJoin});
+  join.name = kJoinName;
+  EXPECT_TRUE(table.AddRequest(0, join).ok());
+  EXPECT_TRUE(table.AddRequest(0, Ask(0, Shape{1})).ok());
+  EXPECT_EQ(table.TakeRequests(1).at(0).name, "w");
+  EXPECT_EQ(table.TakeRequests(1).at(0).name, kJoinName);
+  EXPECT_FALSE(table.has_ready());
+}
+
 TEST(ReadinessTable, LargeBatchesAreTakenInPieces) {
   ReadinessTable table({Ranks({0})});
   for (int i = 0; i < 100; ++i) {

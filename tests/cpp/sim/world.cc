@@ -282,8 +282,9 @@ void World::Progress(int rank) {
 // What the root wants holds from the next agreement on. One that a departure brought about was
 // made before the wish.
 void World::CheckTuning() {
-  if (!wanted_ || actions_.agreement_ends.empty() || options_.leavers > 0) return;
   const auto& tunings = actions_.tunings;
+  if (!wanted_ && !tunings.empty()) ledger_.Violation("the root is tuned against its will");
+  if (!wanted_ || actions_.agreement_ends.empty() || options_.leavers > 0) return;
   const bool holds = tunings.size() == 1 && tunings[0].first == 0 && tunings[0].tuning == *wanted_;
   if (!holds) ledger_.Violation("the root's tuning is not in its next agreement");
   wanted_.reset();
