@@ -226,16 +226,16 @@ Status CheckNobodyIsNeeded(const std::string& name, OpKind kind, const RankSet& 
                absent.count() == 1 ? "it" : "them");
 }
 
-Status CheckShape(const Shape& shape) {
+// What is wrong with a shape that no rank may ask for; "" for nothing.
+std::string ProblemOf(const Shape& shape) {
   const auto dims = shape.dims();
   if (dims.size() > kMaxDimensions) {
-    return Error(StatusCode::kInvalidArgument, "{} dimensions, at most {}", dims.size(),
-                 kMaxDimensions);
+    return fmt::format("{} dimensions, at most {}", dims.size(), kMaxDimensions);
   }
-  if (std::any_of(dims.begin(), dims.end(), [](std::int64_t extent) { return extent < 0; })) {
-    return Error(StatusCode::kInvalidArgument, "shape {}", shape.ToString());
+  for (const std::int64_t extent : dims) {
+    if (extent < 0) return fmt::format("shape {}", shape.ToString());
   }
-  return Status::Ok();
+  return {};
 }
 
 // The tensors of the request, and how many there are.
@@ -251,9 +251,9 @@ Status CheckTensors(const Request& request) {
     return invalid(fmt::format("{} tensors, at most {}", params.tensor_count(), kMaxGroupTensors));
   }
   for (std::size_t tensor = 0; tensor < params.tensor_count(); ++tensor) {
-    if (const Status status = CheckShape(params.shape_of(tensor)); !status.ok()) {
-      return Error(status.code(), "{}: {}", TensorText(request.name, params, tensor),
-                   status.message());
+    if (const std::string problem = ProblemOf(params.shape_of(tensor)); !problem.empty()) {
+      return Error(StatusCode::kInvalidArgument, "{}: {}", TensorText(request.name, params, tensor),
+                   problem);
     }
   }
   const std::size_t rows = params.kind == OpKind::kAllgather ? params.tensor_count() : 0;
