@@ -67,10 +67,6 @@ def broadcast(
         from hora.torch import compiled
 
         return compiled.broadcast(tensor, root_rank, name, process_set)
-    if is_dynamo_compiling():
-        from hora.torch import compiled
-
-        return compiled.broadcast(tensor, root_rank, name, process_set)
     if not needs_grad(tensor):
         return broadcast_async(tensor, root_rank, name, process_set).wait()
 
