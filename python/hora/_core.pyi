@@ -134,7 +134,7 @@ def metrics() -> dict[str, int]:
     """Counters since init: submitted, submitted_bytes, agreed, completed, failed, batches, …."""
 
 def pending() -> list[tuple[int, str, str, float]]:
-    """Operations of this rank that are not done: process set, kind, name, seconds since submitted."""
+    """Operations of this rank that are not done: process set, kind, name, age in seconds."""
 
 def tuning() -> dict[str, int]:
     """The tuning in force: fusion_threshold_bytes, chunk_bytes, small_allreduce_bytes."""

@@ -124,7 +124,8 @@ def start_timeline(file_path: str | os.PathLike[str], mark_cycles: bool = False)
 
     Rank 0 writes to ``file_path``, rank 3 to ``trace.rank3.json`` if that is ``trace.json``, so
     every rank may pass the same path. Any rank may call it at any time. ``mark_cycles`` adds a mark
-    for every decision of the ranks. Raises ``UsageError`` when a timeline is being written.
+    for every decision of the ranks. A timeline that is being written is completed first. Raises
+    ``ResourceError`` when the file cannot be written.
     """
     rank = _core.topology().rank
     _core.start_timeline(str(rank_path(Path(file_path), rank)), bool(mark_cycles))

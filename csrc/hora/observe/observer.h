@@ -17,8 +17,8 @@ struct OpLabel {
   std::string_view name;
 };
 
-// Called by the progress contexts (one per process set) unless said otherwise, so it must be quick; nothing may block or
-// throw.
+// Called by the progress contexts (one per process set) unless said otherwise, so it must be quick;
+// nothing may block or throw.
 class Observer {
  public:
   virtual ~Observer() = default;

@@ -59,10 +59,7 @@ Timeline::~Timeline() {
 
 Status Timeline::Start(const std::string& path, bool mark_cycles) {
   const std::lock_guard lock(control_mutex_);
-  if (file_ != nullptr) {
-    return Error(StatusCode::kInvalidArgument,
-                 "a timeline is being written already, to '{}'; stop it first", file_->path);
-  }
+  const Status completed = Complete();  // first: it may be the same file
   const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor < 0) {
     return Error(StatusCode::kResource, "the timeline '{}' cannot be written: {}", path,
@@ -73,7 +70,7 @@ Status Timeline::Start(const std::string& path, bool mark_cycles) {
   queue_.Open();
   writer_ = std::thread([this] { Write(*file_); });
   on_.store(true, std::memory_order_relaxed);
-  return Status::Ok();
+  return completed;
 }
 
 Status Timeline::Stop() {
@@ -81,6 +78,11 @@ Status Timeline::Stop() {
   if (file_ == nullptr) {
     return Error(StatusCode::kInvalidArgument, "no timeline is being written; start one first");
   }
+  return Complete();
+}
+
+Status Timeline::Complete() {
+  if (file_ == nullptr) return Status::Ok();
   on_.store(false, std::memory_order_relaxed);
   queue_.Close();
   writer_.join();

@@ -27,7 +27,8 @@ class Timeline final : public Observer {
   Timeline(const Timeline&) = delete;
   Timeline& operator=(const Timeline&) = delete;
 
-  // kInvalidArgument when one is being written, kResource when the file cannot be. Timestamps are
+  // One that is being written is completed first, as by Stop. kResource when a file cannot be
+  // written. Timestamps are
   // microseconds since the epoch of the wall clock, so that the files of several ranks can be
   // merged. `mark_cycles`: with an instant for every agreement. Overwrites `path`.
   Status Start(const std::string& path, bool mark_cycles);
@@ -47,6 +48,7 @@ class Timeline final : public Observer {
 
   void Record(TraceEvent event, const OpLabel& label, const Status* status);
   void Write(File& file);  // the writer thread's life
+  Status Complete();       // the file that is being written, if there is one; control_mutex_ held
 
   const int rank_;
   const Clock& clock_;

@@ -17,7 +17,7 @@ Start it with ``horarun -np 4 python train.py``.
 from __future__ import annotations
 
 import difflib
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hora import introspection
 from hora.data import (
@@ -224,8 +224,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> NoReturn:
-    by_folded_name = {known.lower(): known for known in __all__}
-    close = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.7)
-    hint = f"; did you mean '{by_folded_name[close[0]]}'?" if close else ""
-    raise AttributeError(f"module 'hora.torch' has no attribute '{name}'{hint}")
+if not TYPE_CHECKING:  # a type checker is to report the name, not to believe in it
+
+    def __getattr__(name: str) -> NoReturn:
+        by_folded_name = {known.lower(): known for known in __all__}
+        close = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.7)
+        hint = f"; did you mean '{by_folded_name[close[0]]}'?" if close else ""
+        raise AttributeError(f"module 'hora.torch' has no attribute '{name}'{hint}")

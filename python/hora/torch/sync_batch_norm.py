@@ -87,7 +87,7 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-@torch.compiler.disable(reason="SyncBatchNorm runs between graphs")  # type: ignore[no-untyped-call, untyped-decorator]
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _normalised(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     return cast(
         tuple[torch.Tensor, torch.Tensor, torch.Tensor, int],

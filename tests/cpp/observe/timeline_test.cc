@@ -81,11 +81,21 @@ TEST_F(TimelineFile, RefusesWhatCannotBe) {
   Timeline timeline(0);
   EXPECT_EQ(timeline.Stop().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(timeline.Start("/nowhere/at/all.json", false).code(), StatusCode::kResource);
+}
+
+TEST_F(TimelineFile, IsCompletedWhenAnotherOneIsStarted) {
+  Timeline timeline(0);
   ASSERT_TRUE(timeline.Start(path_, false).ok());
-  const Status again = timeline.Start(path_, false);
-  EXPECT_EQ(again.code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(again.message().find(path_), std::string::npos);
+  RunOne(timeline, {.name = "x"});
+  EXPECT_EQ(timeline.Start("/nowhere/at/all.json", false).code(), StatusCode::kResource);
+  EXPECT_TRUE(Read(path_).ends_with("}\n]\n"));
+  EXPECT_FALSE(timeline.on());
+  ASSERT_TRUE(timeline.Start(path_, false).ok());
+  ASSERT_TRUE(timeline.Start(path_, false).ok());  // the same file once more
+  RunOne(timeline, {.name = "y"});
   EXPECT_TRUE(timeline.Stop().ok());
+  EXPECT_TRUE(Read(path_).starts_with("["));
+  EXPECT_NE(Read(path_).find("allreduce.y"), std::string::npos);
   EXPECT_EQ(timeline.Stop().code(), StatusCode::kInvalidArgument);
 }
 
