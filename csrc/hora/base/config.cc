@@ -77,11 +77,11 @@ Result<Config> Config::From(const Lookup& lookup) {
   read.Integer("HORA_CHUNK_BYTES", config.chunk_bytes, 0, 64LL << 20);
   read.Integer("HORA_SMALL_ALLREDUCE_BYTES", config.small_allreduce_bytes, 0, 64LL << 20);
   read.Integer("HORA_JOIN_DIVIDES_BY_SIZE", config.join_divides_by_size, 0, 1);
-  read.Integer("HORA_AUTOTUNE", config.autotune, 0, 1);
-  read.Integer("HORA_AUTOTUNE_WARMUP_SAMPLES", config.autotune_warmup_samples, 0, 1000000);
-  read.Integer("HORA_AUTOTUNE_STEPS_PER_SAMPLE", config.autotune_steps_per_sample, 1, 1000000);
-  read.Integer("HORA_AUTOTUNE_MAX_SAMPLES", config.autotune_max_samples, 1, 1000000);
-  if (const auto path = lookup("HORA_AUTOTUNE_LOG")) config.autotune_log = *path;
+  read.Integer("HORA_AUTOTUNE", config.autotune.enabled, 0, 1);
+  read.Integer("HORA_AUTOTUNE_WARMUP_SAMPLES", config.autotune.warmup_samples, 0, 1000000);
+  read.Integer("HORA_AUTOTUNE_STEPS_PER_SAMPLE", config.autotune.steps_per_sample, 1, 1000000);
+  read.Integer("HORA_AUTOTUNE_MAX_SAMPLES", config.autotune.max_samples, 1, 1000000);
+  if (const auto path = lookup("HORA_AUTOTUNE_LOG")) config.autotune.log = *path;
   read.Integer("HORA_CACHE_CAPACITY", config.cache_capacity, 0, 1LL << 20);
   read.Integer("HORA_TREE_FAN_OUT", config.tree_fan_out, 2, 1024);
   read.Level("HORA_LOG_LEVEL", config.log_level);

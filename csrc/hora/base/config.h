@@ -15,6 +15,14 @@
 
 namespace hora {
 
+struct AutotuneConfig {
+  bool enabled = false;       // HORA_AUTOTUNE: 0 or 1
+  std::string log;            // HORA_AUTOTUNE_LOG: a file that rank 0 appends to; none when empty
+  int warmup_samples = 3;     // HORA_AUTOTUNE_WARMUP_SAMPLES
+  int steps_per_sample = 10;  // HORA_AUTOTUNE_STEPS_PER_SAMPLE
+  int max_samples = 60;       // HORA_AUTOTUNE_MAX_SAMPLES
+};
+
 struct Config {
   Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS
   Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS
@@ -27,11 +35,7 @@ struct Config {
   std::uint32_t cache_capacity = 4096;                // HORA_CACHE_CAPACITY: response-cache entries
   int tree_fan_out = 8;                               // HORA_TREE_FAN_OUT
   LogLevel log_level = LogLevel::kWarning;            // HORA_LOG_LEVEL
-  bool autotune = false;                              // HORA_AUTOTUNE: 0 or 1
-  std::string autotune_log;                           // HORA_AUTOTUNE_LOG: a file; written by rank 0
-  int autotune_warmup_samples = 3;                    // HORA_AUTOTUNE_WARMUP_SAMPLES
-  int autotune_steps_per_sample = 10;                 // HORA_AUTOTUNE_STEPS_PER_SAMPLE
-  int autotune_max_samples = 60;                      // HORA_AUTOTUNE_MAX_SAMPLES
+  AutotuneConfig autotune;
 
   using Lookup = std::function<std::optional<std::string>(const char* name)>;
 

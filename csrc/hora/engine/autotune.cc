@@ -15,10 +15,10 @@ namespace hora {
 Autotune::Autotune(const Config& config, const Tunables& tunables)
     : tuner_({.start = tunables.tuning,
               .window_bytes = tunables.window_bytes,
-              .warmup_samples = config.autotune_warmup_samples,
-              .steps_per_sample = config.autotune_steps_per_sample,
-              .max_samples = config.autotune_max_samples}),
-      log_path_(config.autotune_log) {
+              .warmup_samples = config.autotune.warmup_samples,
+              .steps_per_sample = config.autotune.steps_per_sample,
+              .max_samples = config.autotune.max_samples}),
+      log_path_(config.autotune.log) {
   if (log_path_.empty()) return;
   log_ = open(log_path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   Write(tuner_.TakeLog());

@@ -47,7 +47,7 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
       observers_({&metrics_, &timeline_}),
       next_offset_(
           Board::BytesFor({.size = board_->size(), .window_bytes = board_->window_bytes()})) {
-  if (config.autotune && topology.rank == 0) {
+  if (config.autotune.enabled && topology.rank == 0) {
     autotune_ = std::make_unique<Autotune>(config, tunables_);
   }
   global_ = MakeSet(0, {}, topology.rank, board_);

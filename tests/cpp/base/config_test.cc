@@ -38,6 +38,9 @@ TEST(Config, ReadsEverySetting) {
                                           {"HORA_WINDOW_BYTES", "8192"},
                                           {"HORA_CACHE_CAPACITY", "7"},
                                           {"HORA_TREE_FAN_OUT", "3"},
+                                          {"HORA_CHUNK_BYTES", "4096"},
+                                          {"HORA_SMALL_ALLREDUCE_BYTES", "100"},
+                                          {"HORA_JOIN_DIVIDES_BY_SIZE", "1"},
                                           {"HORA_LOG_LEVEL", "debug"}});
   ASSERT_TRUE(config.has_value()) << config.error().message();
   EXPECT_EQ(config->stall_warning, std::chrono::milliseconds(250));
@@ -47,7 +50,25 @@ TEST(Config, ReadsEverySetting) {
   EXPECT_EQ(config->window_bytes, 8192u);
   EXPECT_EQ(config->cache_capacity, 7u);
   EXPECT_EQ(config->tree_fan_out, 3);
+  EXPECT_EQ(config->chunk_bytes, 4096u);
+  EXPECT_EQ(config->small_allreduce_bytes, 100u);
+  EXPECT_TRUE(config->join_divides_by_size);
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
+}
+
+TEST(Config, ReadsHowToAutotune) {
+  EXPECT_FALSE(ConfigOf({})->autotune.enabled);
+  const Result<Config> config = ConfigOf({{"HORA_AUTOTUNE", "1"},
+                                          {"HORA_AUTOTUNE_LOG", "a.csv"},
+                                          {"HORA_AUTOTUNE_WARMUP_SAMPLES", "0"},
+                                          {"HORA_AUTOTUNE_STEPS_PER_SAMPLE", "2"},
+                                          {"HORA_AUTOTUNE_MAX_SAMPLES", "5"}});
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_TRUE(config->autotune.enabled);
+  EXPECT_EQ(config->autotune.log, "a.csv");
+  EXPECT_EQ(config->autotune.warmup_samples, 0);
+  EXPECT_EQ(config->autotune.steps_per_sample, 2);
+  EXPECT_EQ(config->autotune.max_samples, 5);
 }
 
 TEST(Config, NamesVariableValueAndRangeOfWhatItRejects) {

@@ -48,16 +48,17 @@ void MeetingPoint::Listen() {
 }
 
 HostGroupOptions MeetingPoint::OptionsOf(int rank) const {
-  return {.rank = rank,
-          .size = size_,
-          .rendezvous = name_,
-          .key = key_,
-          .listen_fd = rank == 0 ? listener_.get() : -1,
-          .tunables = {.tuning = {.fusion_threshold_bytes = static_cast<std::uint64_t>(1000 + rank)},
-                       .window_bytes = 4096,
-                       .cache_capacity = 7,
-                       .tree_fan_out = 2},
-          .timeout = timeout_};
+  return {
+      .rank = rank,
+      .size = size_,
+      .rendezvous = name_,
+      .key = key_,
+      .listen_fd = rank == 0 ? listener_.get() : -1,
+      .tunables = {.tuning = {.fusion_threshold_bytes = 1000 + static_cast<std::uint64_t>(rank)},
+                   .window_bytes = 4096,
+                   .cache_capacity = 7,
+                   .tree_fan_out = 2},
+      .timeout = timeout_};
 }
 
 UniqueFd MeetingPoint::Connect() const {

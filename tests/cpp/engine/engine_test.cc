@@ -1,7 +1,11 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <numeric>
 #include <random>
 
@@ -138,8 +142,8 @@ TEST(Engine, ANameInUseIsRefusedAndTheFirstUseIsUnharmed) {
 
 TEST(Engine, WhatOneRankNeverSubmitsEndsInAStallErrorOnAll) {
   RankGroupOptions options{.size = 3, .config = {}};
-  options.config.stall_warning = std::chrono::milliseconds(50);
-  options.config.stall_abort = std::chrono::milliseconds(400);
+  options.config.stall_warning = std::chrono::milliseconds(400);
+  options.config.stall_abort = std::chrono::milliseconds(1500);
   std::atomic<int> raised{0};
   RunRanks(options, [&](RankContext& self) {
     std::vector<float> values{1.0f};
@@ -207,6 +211,33 @@ TEST(Engine, ManyThreadsOfARankMaySubmitAndWait) {
       });
     }
   });
+}
+
+TEST(Engine, AutotuningChangesEveryRankAlikeAndKeepsALog) {
+  const std::string path =
+      ::testing::TempDir() + "hora_autotune_" + std::to_string(getpid()) + ".csv";
+  RankGroupOptions options{.size = 3, .config = {}};
+  options.config.autotune = {
+      .enabled = true, .log = path, .warmup_samples = 0, .steps_per_sample = 1, .max_samples = 40};
+  std::vector<Tuning> tunings(3);
+  RunRanks(options, [&](RankContext& self) {
+    const Tuning before = self.set().tuning();
+    bool changed = false;
+    for (int round = 0; round < 200; ++round) {
+      std::vector<float> values(10'000, 1.0f);
+      ASSERT_TRUE(self.Wait(self.Allreduce("x", values)).ok());
+      ASSERT_EQ(values[9'999], 3.0f);
+      changed = changed || !(self.set().tuning() == before);
+    }
+    EXPECT_TRUE(changed);
+    tunings[static_cast<std::size_t>(self.rank())] = self.set().tuning();
+  });
+  EXPECT_EQ(tunings[0], tunings[1]);
+  EXPECT_EQ(tunings[0], tunings[2]);
+  std::ifstream log(path);
+  const auto lines = std::count(std::istreambuf_iterator<char>(log), {}, '\n');
+  EXPECT_GT(lines, 5);
+  std::filesystem::remove(path);
 }
 
 TEST(Engine, AWaitEndsAtItsDeadlineAndTheOperationGoesOn) {

@@ -221,8 +221,8 @@ TEST(ProcessSet, AnAbortOfTheJobWakesThoseWhoWaitInASet) {
 
 TEST(ProcessSet, ASetThatFailsEndsTheJob) {
   RankGroupOptions options{.size = 3, .config = {}};
-  options.config.stall_warning = std::chrono::milliseconds(50);
-  options.config.stall_abort = std::chrono::milliseconds(600);
+  options.config.stall_warning = std::chrono::milliseconds(400);
+  options.config.stall_abort = std::chrono::milliseconds(1500);
   std::atomic<bool> failed{false};
   RunRanks(options, [&](RankContext& self) {
     const int id = self.AddSet({1, 2});
