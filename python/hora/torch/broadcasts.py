@@ -42,7 +42,8 @@ def broadcast_(
         with torch.no_grad():
             return tensor.copy_(broadcast(tensor, root_rank, name, process_set))
     if process_set is not global_process_set or not is_direct(tensor, MOVABLE):
-        return broadcast_async_(tensor, root_rank, name, process_set).wait()
+        terms = Terms(root_rank=root_rank, process_set=id_of(process_set))
+        return start_in_place(BROADCAST, name, tensor, terms, blocking=True).wait()
     key = _names[_claim()] if name is None else name
     try:
         run = run_in_range if profiling() else _run
@@ -67,11 +68,12 @@ def broadcast(
         from hora.torch import compiled
 
         return compiled.broadcast(tensor, root_rank, name, process_set)
+    terms = Terms(root_rank=root_rank, process_set=id_of(process_set))
     if not needs_grad(tensor):
-        return broadcast_async(tensor, root_rank, name, process_set).wait()
+        return start_out_of_place(BROADCAST, name, tensor, terms, blocking=True).wait()
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = broadcast_async(tensor, root_rank, name, process_set)
+        handle = start_out_of_place(BROADCAST, name, tensor, terms, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
         is_root = _core.topology().rank == root_rank
 

@@ -100,13 +100,13 @@ def alltoall(
         )
         return result
     if not needs_grad(tensor):
-        received, counts = alltoall_async(tensor, splits, name, process_set).wait()
+        received, counts = _started(tensor, splits, name, process_set, blocking=True).wait()
         return received if splits is None else (received, counts)
     received_splits = torch.empty(0)
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
         nonlocal received_splits
-        handle = alltoall_async(tensor, splits, name, process_set)
+        handle = _started(tensor, splits, name, process_set, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
         result, received_splits = handle.wait()
         rows, shape = received_splits.tolist(), tensor.shape
@@ -129,6 +129,16 @@ def alltoall_async(
     process_set: ProcessSet = global_process_set,
 ) -> Handle[tuple[torch.Tensor, torch.Tensor]]:
     """Starts ``alltoall``; the handle's result is always the pair, as in Horovod."""
+    return _started(tensor, splits, name, process_set)
+
+
+def _started(
+    tensor: torch.Tensor,
+    splits: _Splits | None,
+    name: str | None,
+    process_set: ProcessSet,
+    blocking: bool = False,
+) -> Handle[tuple[torch.Tensor, torch.Tensor]]:
     what = title(ALLTOALL, name)
     check_tensor(tensor, what, MOVABLE)
     if tensor.dim() == 0:
@@ -148,7 +158,7 @@ def alltoall_async(
         (one,) = gathered
         return one.tensor, torch.tensor(one.rows, dtype=torch.int32, device=device)
 
-    return start_gathering(ALLTOALL, name, [tensor], terms, counts).then(pair)
+    return start_gathering(ALLTOALL, name, [tensor], terms, counts, blocking=blocking).then(pair)
 
 
 def reducescatter(  # noqa: PLR0917 - Horovod's signature

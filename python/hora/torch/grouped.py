@@ -94,7 +94,7 @@ def grouped_allreduce_(  # noqa: PLR0917 - Horovod's signature
     """``allreduce_`` of a list; returns the same tensors."""
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
     group = as_group(tensors, "grouped_allreduce_")
-    return start_group_in_place(ALLREDUCE, name, group, terms).wait()
+    return start_group_in_place(ALLREDUCE, name, group, terms, blocking=True).wait()
 
 
 def grouped_allreduce_async_(  # noqa: PLR0917 - Horovod's signature
@@ -118,10 +118,10 @@ def grouped_allgather(
     """``allgather`` of a list; returns the joined tensors in its order."""
     group = as_group(tensors, "grouped_allgather")
     if not needs_grad(*group):
-        return [one.tensor for one in _gathered(name, group, process_set).wait()]
+        return [one.tensor for one in _gathered(name, group, process_set, blocking=True).wait()]
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = _gathered(name, group, process_set)
+        handle = _gathered(name, group, process_set, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
         gathered = handle.wait()
         place, _ = place_in(process_set)
@@ -185,10 +185,10 @@ def _reduced(
     name: str | None, group: list[torch.Tensor], terms: Terms, process_set: ProcessSet
 ) -> list[torch.Tensor]:
     if not needs_grad(*group):
-        return start_group_out_of_place(ALLREDUCE, name, group, terms).wait()
+        return start_group_out_of_place(ALLREDUCE, name, group, terms, blocking=True).wait()
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = start_group_out_of_place(ALLREDUCE, name, group, terms)
+        handle = start_group_out_of_place(ALLREDUCE, name, group, terms, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
 
         def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -200,9 +200,10 @@ def _reduced(
 
 
 def _gathered(
-    name: str | None, group: list[torch.Tensor], process_set: ProcessSet
+    name: str | None, group: list[torch.Tensor], process_set: ProcessSet, blocking: bool = False
 ) -> Handle[list[Gathering]]:
-    return start_gathering(ALLGATHER, name, group, Terms(process_set=id_of(process_set)))
+    terms = Terms(process_set=id_of(process_set))
+    return start_gathering(ALLGATHER, name, group, terms, blocking=blocking)
 
 
 def _scattered(
@@ -210,10 +211,10 @@ def _scattered(
 ) -> list[torch.Tensor]:
     place, size = place_in(process_set)
     if not needs_grad(*group):
-        return start_group_scatter(name, group, terms, place, size).wait()
+        return start_group_scatter(name, group, terms, place, size, blocking=True).wait()
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = start_group_scatter(name, group, terms, place, size)
+        handle = start_group_scatter(name, group, terms, place, size, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
         # Horovod's rule: an Average hands each row's gradient back whole, a Sum size times that.
         factor = terms.prescale * terms.postscale

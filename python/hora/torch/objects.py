@@ -223,7 +223,9 @@ def _as_tensor(content: bytes) -> torch.Tensor:
 
 def _gathered_bytes(payload: bytes, name: str | None, process_set: ProcessSet) -> list[bytes]:
     terms = Terms(process_set=id_of(process_set))
-    (everything,) = start_gathering(ALLGATHER, name, [_as_tensor(payload)], terms).wait()
+    (everything,) = start_gathering(
+        ALLGATHER, name, [_as_tensor(payload)], terms, blocking=True
+    ).wait()
     content = everything.tensor.numpy()
     parts, start = [], 0
     for length in everything.rows:

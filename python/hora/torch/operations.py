@@ -118,7 +118,7 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
         terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
         if is_sparse(tensor):
             return start_sparse_in_place(name, tensor, terms, process_set).wait()
-        return start_in_place(ALLREDUCE, name, tensor, terms).wait()
+        return start_in_place(ALLREDUCE, name, tensor, terms, blocking=True).wait()
     op = _AVERAGE if op is None else _op_of(op, tensor)
     key = _allreduce_names[_claim_allreduce()] if name is None else name
     try:
@@ -220,10 +220,10 @@ def _allreduce_of_any_kind(
         reduced = _allreduce_of_any_kind(small, name, _no_compression, terms, process_set)
         return compression.decompress(reduced, context)
     if not needs_grad(tensor):
-        return start_out_of_place(ALLREDUCE, name, tensor, terms).wait()
+        return start_out_of_place(ALLREDUCE, name, tensor, terms, blocking=True).wait()
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = start_out_of_place(ALLREDUCE, name, tensor, terms)
+        handle = start_out_of_place(ALLREDUCE, name, tensor, terms, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
 
         def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:

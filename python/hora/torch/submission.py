@@ -3,6 +3,9 @@
 What works on one tensor works on a list: the engine takes a grouped operation as one request under
 one name, so its tensors are reduced together or not at all. A list of one is the same operation as
 its tensor alone.
+
+``blocking`` says that the caller waits next: the operation is then done before the handle is
+returned, by this thread, without waking another one. An error of the operation is raised at once.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from hora.torch.kinds import (
     refusal,
     title,
 )
-from hora.torch.profiling import profiling, submit_in_range
+from hora.torch.profiling import profiling, run_in_range, submit_in_range
 from hora.torch.tensors import dense, is_direct, may_overlap
 
 __all__ = [
@@ -59,15 +62,17 @@ class Gathering(NamedTuple):
     rows: list[int]  # how many came from each rank, in the order of the set
 
 
-def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
+def start_in_place(
+    kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms, blocking: bool = False
+) -> Handle:
     """Starts an operation whose result replaces the tensor's values, whatever its strides."""
     # The usual case first: every gradient of every step comes this way.
     if is_direct(tensor, kind.unconditional) or passes(kind, name, tensor, terms):
-        core, ring, slot = _submit(kind, name, tensor, tensor, terms)
+        core, ring, slot = _submit(kind, name, tensor, tensor, terms, blocking=blocking)
         mark_changed(tensor)
         return Handle(core, tensor, None, ring, slot)
     buffer = _buffer_for(kind, name, tensor)
-    core, ring, slot = _submit(kind, name, buffer, buffer, terms)
+    core, ring, slot = _submit(kind, name, buffer, buffer, terms, blocking=blocking)
 
     def write_back() -> torch.Tensor:
         with torch.no_grad():
@@ -77,11 +82,13 @@ def start_in_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Te
     return Handle(core, None, write_back, ring, slot)
 
 
-def start_out_of_place(kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms) -> Handle:
+def start_out_of_place(
+    kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms, blocking: bool = False
+) -> Handle:
     """Starts an operation with a new, row-major, detached tensor as its result."""
     source = tensor if passes(kind, name, tensor, terms) else dense(tensor)
     target = torch.empty_like(source, memory_format=torch.contiguous_format)
-    core, ring, slot = _submit(kind, name, source, target, terms)
+    core, ring, slot = _submit(kind, name, source, target, terms, blocking=blocking)
     return Handle(core, target, None, ring, slot)
 
 
@@ -99,14 +106,15 @@ def as_group(tensors: Sequence[torch.Tensor], what: str) -> list[torch.Tensor]:
 
 
 def start_group_in_place(
-    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms
+    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms, blocking: bool = False
 ) -> Handle[list[torch.Tensor]]:
     """``start_in_place`` for several tensors; the result is the same list."""
     buffers = [
         tensor if passes(kind, name, tensor, terms, index) else _buffer_for(kind, name, tensor)
         for index, tensor in enumerate(tensors)
     ]
-    core, ring, slot = _submit(kind, name, _operand(buffers), _operand(buffers), terms)
+    operand = _operand(buffers)
+    core, ring, slot = _submit(kind, name, operand, operand, terms, blocking=blocking)
     copied = [pair for pair in zip(tensors, buffers, strict=True) if pair[0] is not pair[1]]
     for tensor, buffer in zip(tensors, buffers, strict=True):
         if tensor is buffer:
@@ -122,17 +130,24 @@ def start_group_in_place(
 
 
 def start_group_out_of_place(
-    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms
+    kind: Kind, name: str | None, tensors: list[torch.Tensor], terms: Terms, blocking: bool = False
 ) -> Handle[list[torch.Tensor]]:
     """``start_out_of_place`` for several tensors."""
     sources = _sources(kind, name, tensors, terms)
     targets = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in sources]
-    core, ring, slot = _submit(kind, name, _operand(sources), _operand(targets), terms)
+    operands = _operand(sources), _operand(targets)
+    core, ring, slot = _submit(kind, name, *operands, terms, blocking=blocking)
     return Handle(core, targets, None, ring, slot)
 
 
 def start_group_scatter(
-    name: str | None, tensors: list[torch.Tensor], terms: Terms, place: int, size: int
+    name: str | None,
+    tensors: list[torch.Tensor],
+    terms: Terms,
+    place: int,
+    size: int,
+    *,
+    blocking: bool = False,
 ) -> Handle[list[torch.Tensor]]:
     """Starts a reducescatter for rank ``place`` of ``size``: it gets its share of the rows.
 
@@ -146,7 +161,8 @@ def start_group_scatter(
             raise UsageError(f"{where}: a 0-dim tensor has no rows to scatter; use allreduce")
         share, more = divmod(source.shape[0], size)
         targets.append(source.new_empty((share + (place < more), *source.shape[1:])))
-    core, ring, slot = _submit(REDUCESCATTER, name, _operand(sources), _operand(targets), terms)
+    operands = _operand(sources), _operand(targets)
+    core, ring, slot = _submit(REDUCESCATTER, name, *operands, terms, blocking=blocking)
     return Handle(core, targets, None, ring, slot)
 
 
@@ -156,13 +172,15 @@ def start_gathering(
     tensors: list[torch.Tensor],
     terms: Terms,
     splits: list[int] | None = None,
+    *,
+    blocking: bool = False,
 ) -> Handle[list[Gathering]]:
     """Starts an allgather or alltoall; a 0-dim tensor counts as one row."""
     sources = [
         source.reshape(1) if source.dim() == 0 else source
         for source in _sources(kind, name, tensors, terms)
     ]
-    core, ring, slot = _submit(kind, name, _operand(sources), None, terms, splits)
+    core, ring, slot = _submit(kind, name, _operand(sources), None, terms, splits, blocking)
     forms = [(source.dtype, tuple(source.shape[1:])) for source in sources]
 
     def finish() -> list[Gathering]:
@@ -221,6 +239,7 @@ def _submit(  # noqa: PLR0917 - the order of Terms is the engine's, too
     target: _Operand | None,
     terms: Terms,
     splits: list[int] | None = None,
+    blocking: bool = False,
 ) -> tuple[_core.Handle, NameRing | None, int]:
     """Claims a slot for what has no name, once nothing but the engine can refuse it, and submits.
 
@@ -233,7 +252,10 @@ def _submit(  # noqa: PLR0917 - the order of Terms is the engine's, too
         slot = ring.claim()
         submitted = ring.names[slot]
     try:
-        submit = submit_in_range if profiling() else _core.submit
+        if blocking:
+            submit = run_in_range if profiling() else _core.run
+        else:
+            submit = submit_in_range if profiling() else _core.submit
         core = submit(
             kind.number,
             submitted,
