@@ -27,12 +27,12 @@ constexpr Duration kLeavingCheck = std::chrono::milliseconds(10);
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
-TreePosition PositionOf(const ProcessSetOptions& options) {
+TreePosition TreeOf(const ProcessSetOptions& options) {
   return TreePosition::Of(options.rank, options.board->size(), options.tunables.tree_fan_out);
 }
 
 ControlPlane Connect(const ProcessSetOptions& options) {
-  const TreePosition position = PositionOf(options);
+  const TreePosition position = TreeOf(options);
   const int self = options.rank;
   std::vector<ControlPlane::Edge> edges;
   if (!position.is_root()) {
@@ -46,7 +46,7 @@ ControlPlane Connect(const ProcessSetOptions& options) {
 }
 
 NegotiatorOptions ForNegotiator(const ProcessSetOptions& options) {
-  return {.position = PositionOf(options),
+  return {.position = TreeOf(options),
           .cache_capacity = options.tunables.cache_capacity,
           .stall_warning = options.config.stall_warning,
           .stall_abort = options.config.stall_abort,
@@ -106,7 +106,9 @@ Status ProcessSet::Submit(TensorEntry entry, bool will_wait) {
   const Request& request = entry.request;
   options_.observer->OnSubmit({options_.id, request.params.kind, request.name}, BytesOf(entry));
   status = queue_.Push(std::move(entry));
-  if (!status.ok()) return InProcessSet(options_.id, std::move(status));
+  // What has closed the queue says by itself where it happened.
+  if (status.code() == StatusCode::kInvalidArgument) return InProcessSet(options_.id, status);
+  if (!status.ok()) return status;
   const bool will_be_seen =
       will_wait || (collecting_.load() && queue_.fresh_bytes() < kWorthWaking);
   if (!will_be_seen) bell().Ring(/*urgent=*/true);

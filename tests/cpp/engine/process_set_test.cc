@@ -212,6 +212,7 @@ TEST(ProcessSet, AnAbortOfTheJobWakesThoseWhoWaitInASet) {
       const auto handle = pair.Allreduce("never", values);
       waiting.fetch_add(1);
       EXPECT_EQ(pair.Wait(handle), cause);
+      EXPECT_EQ(pair.Wait(pair.Allreduce("later", values)), cause);
       EXPECT_EQ(self.Wait(self.Barrier("b")), cause);
     } else {
       EXPECT_EQ(self.Wait(self.Barrier("b")), cause);
