@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from typing_extensions import assert_type
-
 import hora
 import hora.torch as hvd
+import torch
+from typing_extensions import assert_type
 
 
 def lifecycle() -> None:
