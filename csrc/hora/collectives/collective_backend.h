@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "hora/base/status.h"
 #include "hora/base/rank_set.h"
+#include "hora/base/status.h"
 #include "hora/tensor/byte_stream.h"
 #include "hora/wire/request.h"
 #include "hora/wire/tunables.h"
