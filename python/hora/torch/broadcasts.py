@@ -79,7 +79,8 @@ def broadcast(
 
         def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
             mean = allreduce(gradients[0], name=name_of_gradient, process_set=process_set)
-            return [mean if is_root else mean * 0]
+            # Not zeros_like(), which would keep this rank out of a second derivative.
+            return [mean if is_root else mean.masked_fill(torch.tensor(True), 0)]
 
         return [handle.wait()], gradient
 

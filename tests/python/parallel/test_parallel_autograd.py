@@ -47,6 +47,14 @@ def test_allgather_with_different_rows(hvd):
     torch.testing.assert_close(gradient_of(hvd, hvd.allgather, x), mean[start : start + me + 1])
 
 
+@pytest.mark.ranks(2)
+def test_broadcast_of_infinite_gradients(hvd):
+    x = torch.ones(2, requires_grad=True)
+    hvd.broadcast(x, 0).backward(torch.tensor([1.0, torch.inf]))
+    expected = [1.0, torch.inf] if hvd.rank() == 0 else [0.0, 0.0]
+    assert x.grad.tolist() == expected
+
+
 def test_broadcast(hvd, x):
     root = hvd.size() - 1
     mean = summed(hvd, x.shape) / hvd.size()
