@@ -39,7 +39,7 @@ def in_step(group):
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("ranks"):
-            item.fixturenames.append("enough_ranks")
+            item.fixturenames.insert(0, "enough_ranks")  # before others make sets of ranks
 
 
 def pytest_configure(config):
