@@ -211,7 +211,8 @@ def test_torchrun_starts_hora() -> None:
         "import torch, hora.torch as hvd\n"
         "hvd.init()\n"
         "total = hvd.allreduce(torch.tensor([hvd.rank() + 1.0]), op=hvd.Sum)\n"
-        "print('sum', total.item(), hvd.local_size(), flush=True)\n"
+        # One write: the ranks share a pipe, and unbuffered output comes in pieces.
+        "print(f'sum {total.item()} {hvd.local_size()}\\n', end='', flush=True)\n"
     )
     result = subprocess.run(
         [*command, script], check=False, capture_output=True, text=True, timeout=DEADLINE_S
