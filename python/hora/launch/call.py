@@ -1,6 +1,6 @@
 """The processes behind ``hora.run``, told apart by their first argument.
 
-<pid> <horarun's words …>    the launcher; it ends with process <pid>
+<pid> <horarun's words …>    the launcher; it ends with process <pid>; the last word is the folder
 <folder>                     one rank: calls the function that is there
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import shutil
+import signal
 import sys
 import time
 import traceback
@@ -23,8 +25,11 @@ def main() -> None:
         from hora.launch.cli import main as launch
         from hora.launch.process_tree import die_with_parent
 
-        die_with_parent(int(first))
-        sys.exit(launch(words, "hora.run"))
+        die_with_parent(int(first), signal.SIGTERM)
+        code = launch(words, "hora.run")
+        if os.getppid() != int(first):  # nobody is left to read the results and clear them away
+            shutil.rmtree(words[-1], ignore_errors=True)
+        sys.exit(code)
     call(Path(first), int(os.environ["RANK"]))
 
 

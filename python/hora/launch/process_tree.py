@@ -25,11 +25,11 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent(parent: int) -> None:
-    """Called between fork and exec: the kernel ends this process when ``parent`` ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(parent: int, signum: signal.Signals = signal.SIGKILL) -> None:
+    """Called between fork and exec: the kernel sends ``signum`` here when ``parent`` ends."""
+    _prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
     if os.getppid() != parent:  # it died before the request reached the kernel
-        os._exit(128 + signal.SIGKILL)
+        os._exit(128 + signum)
 
 
 def descendants(root: int, spare: Collection[int] = ()) -> list[int]:

@@ -157,11 +157,11 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 9), (signal.SIGTERM, -15), (signal.SIGKILL, -9)]
 )
-def test_ranks_end_with_the_caller(signum, code):
+def test_ranks_end_with_the_caller(tmp_path, signum, code):
     caller = subprocess.Popen(
         [sys.executable, "-c", CALLER],
-        env=environment(),
-        stdout=subprocess.PIPE,
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,  # the launcher's, too: it ends when that has ended
         stderr=subprocess.DEVNULL,
         preexec_fn=default_signals,  # noqa: PLW1509
     )
@@ -176,6 +176,9 @@ def test_ranks_end_with_the_caller(signum, code):
         caller.send_signal(signum)
         assert caller.wait(DEADLINE_S) == code
         wait_until_gone(pids)
+        while caller.stdout.read(4096):
+            pass
+        assert list(tmp_path.iterdir()) == []
     finally:
         caller.kill()
         caller.wait(DEADLINE_S)
