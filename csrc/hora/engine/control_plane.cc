@@ -41,9 +41,17 @@ Status ControlPlane::Send(std::span<const NegotiatorActions::Outgoing> outgoing)
   return Status::Ok();
 }
 
-bool ControlPlane::Flush() {
+bool ControlPlane::FlushToChildren() {
   bool flushed = true;
-  for (Edge& edge : edges_) flushed = edge.link->Flush() && flushed;
+  for (Edge& edge : edges_) flushed = (!edge.to_child || edge.link->Flush()) && flushed;
+  return flushed;
+}
+
+bool ControlPlane::Flush() { return FlushBelow(-1); }
+
+bool ControlPlane::FlushBelow(int rank) {
+  bool flushed = true;
+  for (Edge& edge : edges_) flushed = (edge.link->Flush() || edge.neighbour < rank) && flushed;
   return flushed;
 }
 

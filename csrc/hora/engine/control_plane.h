@@ -20,6 +20,7 @@ class ControlPlane {
   struct Edge {
     int neighbour = -1;
     std::unique_ptr<Link> link;
+    bool to_child = true;
   };
 
   // `names` says what errors call the neighbours.
@@ -33,6 +34,9 @@ class ControlPlane {
   Status Receive(Negotiator& negotiator, TimePoint now);
   Status Send(std::span<const NegotiatorActions::Outgoing> outgoing);
   bool Flush();  // true when nothing is left to send
+  // The same of neighbours with a higher rank only, which are the children of `rank`.
+  bool FlushBelow(int rank);
+  bool FlushToChildren();
 
  private:
   std::vector<Edge> edges_;

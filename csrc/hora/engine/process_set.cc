@@ -36,11 +36,13 @@ ControlPlane Connect(const ProcessSetOptions& options) {
   const int self = options.rank;
   std::vector<ControlPlane::Edge> edges;
   if (!position.is_root()) {
-    edges.push_back(
-        {position.parent, ShmLink::ToParent(options.board, self, position.parent, options.names)});
+    edges.push_back({.neighbour = position.parent,
+                     .link = ShmLink::ToParent(options.board, self, position.parent, options.names),
+                     .to_child = false});
   }
   for (const int child : position.children) {
-    edges.push_back({child, ShmLink::ToChild(options.board, self, child, options.names)});
+    edges.push_back(
+        {.neighbour = child, .link = ShmLink::ToChild(options.board, self, child, options.names)});
   }
   return ControlPlane(std::move(edges), options.names);
 }
@@ -181,13 +183,31 @@ void ProcessSet::Progress() {
   // PlanFusion, Execute, Complete
   LogStalls(options_.id, global_rank(), options_.names, actions_.stalled);
   for (const auto& [name, status] : actions_.reject) executor_.Refuse(name, status);
+  if (Status status = FlushToChildren(); !status.ok()) return FailClosed(status);
   if (Status status = ExecuteAgreed(); !status.ok()) return FailClosed(status);
   if (!actions_.failure.ok()) FailClosed(actions_.failure);
+}
+
+// A collective waits for the children, so they must have all of what was agreed, which may be more
+// than fits into a ring. They read it as soon as they are done with what was agreed before; what
+// this rank has for its parent can wait, or the two would wait for each other.
+Status ProcessSet::FlushToChildren() {
+  if (actions_.execute.empty() || control_.FlushBelow(options_.rank)) return Status::Ok();
+  const TimePoint deadline = Now() + options_.config.stall_abort;
+  while (!control_.FlushBelow(options_.rank) && !board_->aborted()) {
+    if (Now() >= deadline) {
+      return Error(StatusCode::kStalled, "rank {} could not tell the ranks below it what was agreed",
+                   global_rank());
+    }
+    YieldCore();
+  }
+  return board_->abort_status();
 }
 
 // Agreement by agreement: one Progress may see two of them together where another rank sees them
 // apart, and both must form the same batches, with the same tuning.
 Status ProcessSet::ExecuteAgreed() {
+  if (Status status = HandDownDecisions(); !status.ok()) return status;
   std::size_t begin = 0;
   auto next = actions_.tunings.begin();
   const auto adopt_up_to = [&](std::size_t first) {
@@ -203,6 +223,22 @@ Status ProcessSet::ExecuteAgreed() {
   }
   adopt_up_to(begin);
   return Status::Ok();
+}
+
+// A collective waits for ranks below this one, so all of an agreement must be on its way to them
+// before: what does not fit into a ring now would otherwise wait here for this very collective.
+// They take it: whatever they are busy with was handed down before, to everybody. What is still to
+// be told to the parent may wait; this rank takes part without it.
+Status ProcessSet::HandDownDecisions() {
+  if (actions_.execute.empty() || control_.FlushToChildren()) return Status::Ok();
+  const Duration patience = options_.config.stall_abort;
+  Status status = board_->Await(options_.rank, wait_policy_, Now() + patience,
+                                [&] { return control_.FlushToChildren(); });
+  if (status.code() != StatusCode::kTimeout) return status;
+  return Error(StatusCode::kStalled,
+               "rank {} could not hand an agreement down for {:.3g} s: the ranks below it do not "
+               "listen. Look at what they are doing",
+               global_rank(), std::chrono::duration<double>(patience).count());
 }
 
 void ProcessSet::Adopt(const Tuning& tuning) {

@@ -80,7 +80,9 @@ class ProcessSet {
   bool HasWork() const;
   bool TryProgress();  // false when another thread has the progress lock
   void Progress();     // progress lock held
+  Status FlushToChildren();
   Status ExecuteAgreed();
+  Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
   void FeedAutotune(TimePoint began);
   void FailClosed(const Status& cause);

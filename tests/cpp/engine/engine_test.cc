@@ -68,6 +68,30 @@ TEST_P(EngineOnRanks, NamesMayBeSubmittedInAnyOrder) {
   });
 }
 
+// Larger than the rings between ranks, both ways: the root is last, so all is agreed at once.
+TEST_P(EngineOnRanks, AThousandLongNamesAreAgreedAtOnce) {
+  RunRanks(GetParam(), [](RankContext& self) {
+    constexpr int kTensors = 1500;
+    std::vector<std::vector<float>> values(kTensors, {1.0f});
+    ASSERT_TRUE(self.Wait(self.Barrier("ready")).ok());
+    std::vector<float> others_are_ready;
+    if (self.rank() == 0) {
+      // Each of the others contributes its row after it has submitted all the rest.
+      ASSERT_TRUE(self.Wait(self.Allgather("submitted", others_are_ready)).ok());
+    }
+    std::vector<std::shared_ptr<Handle>> handles;
+    for (int i = 0; i < kTensors; ++i) {
+      handles.push_back(self.Allreduce(std::string(100, 'n') + std::to_string(i),
+                                       values[static_cast<std::size_t>(i)]));
+    }
+    if (self.rank() != 0) {
+      ASSERT_TRUE(self.Wait(self.Allgather("submitted", others_are_ready)).ok());
+    }
+    for (const auto& handle : handles) ASSERT_TRUE(self.Wait(handle).ok());
+    EXPECT_EQ(values.back().front(), static_cast<float>(self.size()));
+  });
+}
+
 TEST_P(EngineOnRanks, AllgatherConcatenatesUnevenRows) {
   RunRanks(GetParam(), [](RankContext& self) {
     for (int round = 0; round < 3; ++round) {

@@ -58,6 +58,18 @@ TEST_P(Operations, AGroupIsReducedTogether) {
   });
 }
 
+// Nobody may begin to execute while children wait for the rest of the agreement.
+TEST_P(Operations, AnAgreementMayBeLargerThanTheRingsThatCarryIt) {
+  Run([](RankContext& self) {
+    for (const char* name : {"one", "another"}) {
+      std::vector<std::vector<float>> tensors(10'000, {1.0f});
+      const auto handle = self.GroupedAllreduce(name, tensors);
+      ASSERT_TRUE(self.Wait(handle).ok()) << handle->status().ToString();
+      for (const auto& values : tensors) ASSERT_EQ(values[0], static_cast<float>(self.size()));
+    }
+  });
+}
+
 TEST_P(Operations, AGroupOfSeveralDTypesCompletesOnce) {
   Run([](RankContext& self) {
     for (int round = 0; round < 3; ++round) {
