@@ -47,11 +47,9 @@ bool ControlPlane::FlushToChildren() {
   return flushed;
 }
 
-bool ControlPlane::Flush() { return FlushBelow(-1); }
-
-bool ControlPlane::FlushBelow(int rank) {
+bool ControlPlane::Flush() {
   bool flushed = true;
-  for (Edge& edge : edges_) flushed = (edge.link->Flush() || edge.neighbour < rank) && flushed;
+  for (Edge& edge : edges_) flushed = edge.link->Flush() && flushed;
   return flushed;
 }
 

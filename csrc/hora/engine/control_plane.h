@@ -34,8 +34,6 @@ class ControlPlane {
   Status Receive(Negotiator& negotiator, TimePoint now);
   Status Send(std::span<const NegotiatorActions::Outgoing> outgoing);
   bool Flush();  // true when nothing is left to send
-  // The same of neighbours with a higher rank only, which are the children of `rank`.
-  bool FlushBelow(int rank);
   bool FlushToChildren();
 
  private:

@@ -183,25 +183,8 @@ void ProcessSet::Progress() {
   // PlanFusion, Execute, Complete
   LogStalls(options_.id, global_rank(), options_.names, actions_.stalled);
   for (const auto& [name, status] : actions_.reject) executor_.Refuse(name, status);
-  if (Status status = FlushToChildren(); !status.ok()) return FailClosed(status);
   if (Status status = ExecuteAgreed(); !status.ok()) return FailClosed(status);
   if (!actions_.failure.ok()) FailClosed(actions_.failure);
-}
-
-// A collective waits for the children, so they must have all of what was agreed, which may be more
-// than fits into a ring. They read it as soon as they are done with what was agreed before; what
-// this rank has for its parent can wait, or the two would wait for each other.
-Status ProcessSet::FlushToChildren() {
-  if (actions_.execute.empty() || control_.FlushBelow(options_.rank)) return Status::Ok();
-  const TimePoint deadline = Now() + options_.config.stall_abort;
-  while (!control_.FlushBelow(options_.rank) && !board_->aborted()) {
-    if (Now() >= deadline) {
-      return Error(StatusCode::kStalled, "rank {} could not tell the ranks below it what was agreed",
-                   global_rank());
-    }
-    YieldCore();
-  }
-  return board_->abort_status();
 }
 
 // Agreement by agreement: one Progress may see two of them together where another rank sees them

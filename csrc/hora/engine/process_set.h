@@ -80,7 +80,6 @@ class ProcessSet {
   bool HasWork() const;
   bool TryProgress();  // false when another thread has the progress lock
   void Progress();     // progress lock held
-  Status FlushToChildren();
   Status ExecuteAgreed();
   Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
