@@ -43,8 +43,8 @@ Tuner::Tuner(TunerOptions options)
       current_(search_.best()),
       warmup_left_(options.warmup_samples),
       log_(
-          "sample,phase,seconds,bytes,gigabytes_per_second,fusion_threshold_bytes,chunk_bytes,"
-          "small_allreduce_bytes\n") {}
+          "sample,phase,seconds,bytes,gigabytes_per_second,relative_speed,"
+          "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes\n") {}
 
 void Tuner::Step(std::uint64_t bytes, TimePoint began, TimePoint ended) {
   if (settled() || bytes == 0) return;

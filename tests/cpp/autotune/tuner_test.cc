@@ -174,6 +174,22 @@ TEST(Tuner, StaysInItsBounds) {
   }
 }
 
+// "hora bench plot" knows a log by this line.
+TEST(Tuner, NamesEveryColumnOfItsLog) {
+  TunerOptions options = Options();
+  options.max_samples = 1;
+  Tuner tuner(options);
+  NoisyJob job(Flat, 0.0, 1);
+  ASSERT_TRUE(job.Run(tuner, kStart, kManySteps));
+  const std::string log = tuner.TakeLog();
+  const auto end = log.find('\n');
+  EXPECT_EQ(log.substr(0, end),
+            "sample,phase,seconds,bytes,gigabytes_per_second,relative_speed,"
+            "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes");
+  const std::string first = log.substr(end + 1, log.find('\n', end + 1) - end - 1);
+  EXPECT_EQ(std::count(first.begin(), first.end(), ','), 8);
+}
+
 TEST(Tuner, ReadsNoChunkAsAWholeWindow) {
   TunerOptions options = Options();
   options.start.chunk_bytes = 0;
