@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 HOROVOD_VERSION = "0.28.1"  # the release whose interface this is
 FOLDER = Path(__file__).parent / "path"
@@ -91,6 +92,10 @@ class _View(ModuleType):
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self.__all__})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As modules travel with cloudpickle: horovod.run() is given functions that use one.
+        return importlib.import_module, (self.__name__,)
 
 
 def install() -> None:

@@ -231,9 +231,9 @@ def test_each_init_reads_what_the_script_itself_has_set(folder: Path) -> None:
 
 FUNCTION = """
 import horovod
+import horovod.torch as hvd
 
 def train(offset):
-    import horovod.torch as hvd
     hvd.init()
     return hvd.rank() + offset, hvd.size()
 
