@@ -162,6 +162,7 @@ def test_ranks_end_with_the_caller(tmp_path, signum, code):
         [sys.executable, "-c", CALLER],
         env=environment() | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,  # the launcher's, too: it ends when that has ended
+        bufsize=0,  # select() knows nothing of lines in a buffer
         stderr=subprocess.DEVNULL,
         preexec_fn=default_signals,  # noqa: PLW1509
     )
