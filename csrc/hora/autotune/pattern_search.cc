@@ -13,14 +13,16 @@ constexpr std::size_t kDuelLosses = 5;  // that a winner may have: one spoilt sc
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
 
-std::array<std::uint64_t, 3> AsArray(const Tuning& tuning) {
-  return {tuning.chunk_bytes, tuning.small_allreduce_bytes, tuning.fusion_threshold_bytes};
+std::array<std::uint64_t, 4> AsArray(const Tuning& tuning) {
+  return {tuning.chunk_bytes, tuning.small_allreduce_bytes, tuning.fusion_threshold_bytes,
+          tuning.urgent_bytes};
 }
 
-Tuning FromArray(const std::array<std::uint64_t, 3>& values) {
+Tuning FromArray(const std::array<std::uint64_t, 4>& values) {
   return {.fusion_threshold_bytes = values[2],
           .chunk_bytes = values[0],
-          .small_allreduce_bytes = values[1]};
+          .small_allreduce_bytes = values[1],
+          .urgent_bytes = values[3]};
 }
 
 // Powers of two from `low` to `high`, and where the search starts.
@@ -53,7 +55,8 @@ PatternSearch::PatternSearch(const Tuning& start, std::uint64_t window_bytes, in
     : start_(start),
       grid_{Grid(16 * kKiB, window_bytes, start.chunk_bytes),
             Grid(1 * kKiB, 64 * kKiB, start.small_allreduce_bytes),
-            Grid(1 * kMiB, 256 * kMiB, start.fusion_threshold_bytes)},
+            Grid(1 * kMiB, 256 * kMiB, start.fusion_threshold_bytes),
+            Grid(4 * kKiB, 1 * kMiB, start.urgent_bytes)},
       samples_left_(max_samples),
       best_(start),
       candidate_(start),

@@ -37,7 +37,7 @@ class PatternSearch {
   void Tell(double score);  // of next()
 
  private:
-  static constexpr std::size_t kParameters = 3;
+  static constexpr std::size_t kParameters = 4;
   using Scores = std::vector<double>;
 
   void TryNextCandidate();

@@ -44,7 +44,7 @@ Tuner::Tuner(TunerOptions options)
       warmup_left_(options.warmup_samples),
       log_(
           "sample,phase,seconds,bytes,gigabytes_per_second,relative_speed,"
-          "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes\n") {}
+          "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes,urgent_bytes\n") {}
 
 void Tuner::Step(std::uint64_t bytes, TimePoint began, TimePoint ended) {
   if (settled() || bytes == 0) return;
@@ -85,10 +85,10 @@ void Tuner::EndSample() {
 void Tuner::LogSample(const char* phase, double score) {
   const auto [steps, moved, usual_seconds] = std::exchange(sample_, {});
   const double speed = steps == 0 ? 0 : moved.bytes / moved.seconds / 1e9;
-  fmt::format_to(std::back_inserter(log_), "{},{},{:.6f},{:.0f},{:.4f},{:.4f},{},{},{}\n",
+  fmt::format_to(std::back_inserter(log_), "{},{},{:.6f},{:.0f},{:.4f},{:.4f},{},{},{},{}\n",
                  ++samples_, phase, moved.seconds, moved.bytes, speed, score,
                  current_.fusion_threshold_bytes, current_.chunk_bytes,
-                 current_.small_allreduce_bytes);
+                 current_.small_allreduce_bytes, current_.urgent_bytes);
 }
 
 std::optional<Tuning> Tuner::TakeTuning() {

@@ -76,6 +76,7 @@ Result<Config> Config::From(const Lookup& lookup) {
   read.Integer("HORA_WINDOW_BYTES", config.window_bytes, 4096, 64LL << 20);
   read.Integer("HORA_CHUNK_BYTES", config.chunk_bytes, 0, 64LL << 20);
   read.Integer("HORA_SMALL_ALLREDUCE_BYTES", config.small_allreduce_bytes, 0, 64LL << 20);
+  read.Integer("HORA_URGENT_BYTES", config.urgent_bytes, 0, 1LL << 40);
   read.Integer("HORA_JOIN_DIVIDES_BY_SIZE", config.join_divides_by_size, 0, 1);
   read.Integer("HORA_AUTOTUNE", config.autotune.enabled, 0, 1);
   read.Integer("HORA_AUTOTUNE_WARMUP_SAMPLES", config.autotune.warmup_samples, 0, 1000000);

@@ -31,6 +31,7 @@ struct Config {
   std::size_t window_bytes = 256u << 10;              // HORA_WINDOW_BYTES: one shared window
   std::size_t chunk_bytes = 0;                        // HORA_CHUNK_BYTES; 0: a whole window
   std::size_t small_allreduce_bytes = 4u << 10;       // HORA_SMALL_ALLREDUCE_BYTES
+  std::size_t urgent_bytes = 64u << 10;               // HORA_URGENT_BYTES
   bool join_divides_by_size = false;                  // HORA_JOIN_DIVIDES_BY_SIZE: 0 or 1
   std::uint32_t cache_capacity = 4096;                // HORA_CACHE_CAPACITY: response-cache entries
   int tree_fan_out = 8;                               // HORA_TREE_FAN_OUT

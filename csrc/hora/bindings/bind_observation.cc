@@ -42,6 +42,7 @@ py::dict TuningValues() {
   values["fusion_threshold_bytes"] = tuning.fusion_threshold_bytes;
   values["chunk_bytes"] = tuning.chunk_bytes;
   values["small_allreduce_bytes"] = tuning.small_allreduce_bytes;
+  values["urgent_bytes"] = tuning.urgent_bytes;
   return values;
 }
 

@@ -16,7 +16,7 @@
 
 namespace hora {
 
-inline constexpr std::uint32_t kRendezvousVersion = 2;
+inline constexpr std::uint32_t kRendezvousVersion = 3;
 
 // The first and only thing that a rank says unasked. `magic`, `version` and `key` keep their place
 // in every version, so that a member of the job is told about a version that differs.

@@ -68,10 +68,10 @@ std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const ProcessSetOpt
                                                              const WaitPolicy& wait) {
   std::vector<std::unique_ptr<CollectiveBackend>> backends;
   backends.push_back(std::make_unique<ShmBackend>(
-      options.board, ShmBackendOptions{.rank = options.rank,
-                                       .wait = wait,
-                                       .patience = options.config.stall_abort,
-                                       .names = options.names}));
+      options.board, ShmLaneOptions{.rank = options.rank,
+                                    .wait = wait,
+                                    .patience = options.config.stall_abort,
+                                    .names = options.names}));
   return backends;
 }
 

@@ -31,6 +31,7 @@ void Normalise(OpParams& params) {
     params.prescale = params.postscale = 1.0;
   }
   if (params.kind != OpKind::kBroadcast) params.root_rank = -1;
+  if (params.kind == OpKind::kBarrier) params.priority = 0;
   if (params.kind != OpKind::kAllgather && params.kind != OpKind::kAlltoall) return;
   const auto forget_rows = [](Shape& shape) {
     if (shape.rank() >= 1 && shape.dim(0) != 0) shape = shape.WithFirstDim(0);

@@ -66,12 +66,13 @@ constexpr std::array<Aspect, 3> kTensorAspects = {{
      FirstDimensionMatters},
     {"shape after the first dimension", TrailingShape, FirstDimensionMayDiffer},
 }};
-constexpr std::array<Aspect, 5> kOperationAspects = {{
+constexpr std::array<Aspect, 6> kOperationAspects = {{
     {"reduce op", [](const Subject& s) { return std::string(ToString(s.params.reduce_op)); },
      Reduces},
     {"root rank", RootText, IsBroadcast},
     {"prescale", [](const Subject& s) { return fmt::format("{}", s.params.prescale); }, Reduces},
     {"postscale", [](const Subject& s) { return fmt::format("{}", s.params.postscale); }, Reduces},
+    {"priority", [](const Subject& s) { return fmt::format("{}", s.params.priority); }, nullptr},
     {"device",
      [](const Subject& s) {
        return std::string(s.params.device.type == DeviceType::kCpu ? "cpu" : "cuda");

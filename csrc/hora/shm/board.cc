@@ -13,7 +13,7 @@ namespace hora {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x64'72'61'6f'62'61'72'6f;  // "oraboard" in memory
-constexpr std::uint32_t kLayoutVersion = 1;
+constexpr std::uint32_t kLayoutVersion = 2;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kTextBytes = 512;
 constexpr int kMaxSize = 1 << 16;
@@ -40,6 +40,15 @@ std::string_view CutAtCharacter(std::string_view text, std::size_t limit) {
   // 10xxxxxx continues a character of UTF-8.
   while (limit > 0 && (static_cast<unsigned char>(text[limit]) & 0xc0u) == 0x80u) --limit;
   return text.substr(0, limit);
+}
+
+std::size_t WindowBytes(const BoardOptions& options, Lane lane) {
+  if (lane != Lane::kUrgent) return options.window_bytes;
+  return std::min(options.window_bytes, kMaxUrgentWindowBytes);
+}
+
+std::size_t WindowStride(const BoardOptions& options, Lane lane) {
+  return RoundUp(WindowBytes(options, lane), kPage);
 }
 
 Status CheckOptions(const BoardOptions& options) {
@@ -75,20 +84,23 @@ struct Board::Header {
 struct Board::Layout {
   explicit Layout(const BoardOptions& options) {
     const auto ranks = static_cast<std::size_t>(options.size);
-    window_stride = RoundUp(options.window_bytes, kPage);
     flags = RoundUp(sizeof(Header), kPage);
     ring_states = flags + ranks * sizeof(RankFlags);
     ring_bytes = RoundUp(ring_states + 2 * ranks * sizeof(ByteRingState), kPage);
-    windows = ring_bytes + 2 * ranks * kControlRingBytes;
-    total = windows + ranks * kWindowsPerRank * window_stride;
+    total = ring_bytes + 2 * ranks * kControlRingBytes;
+    for (int lane = 0; lane < kLaneCount; ++lane) {
+      windows[lane] = total;
+      total += ranks * kWindowsPerRank * WindowStride(options, static_cast<Lane>(lane));
+    }
   }
 
-  std::size_t flags, ring_states, ring_bytes, windows, window_stride, total;
+  std::size_t flags, ring_states, ring_bytes, windows[kLaneCount], total;
 };
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
-static_assert(alignof(RankFlags) == 64 && sizeof(RankFlags) == 3 * 64);
+static_assert(alignof(RankFlags) == 64 && sizeof(RankFlags) == (1 + 4 * kLaneCount) * 64);
+static_assert(sizeof(InlineLine) == 64);
 static_assert(kControlRingBytes % kPage == 0 && (kControlRingBytes & (kControlRingBytes - 1)) == 0);
 
 Board::Board(Segment segment, const BoardOptions& options)
@@ -99,8 +111,7 @@ Board::Board(Segment segment, const BoardOptions& options)
   flags_ = reinterpret_cast<RankFlags*>(start + layout.flags);
   ring_states_ = reinterpret_cast<ByteRingState*>(start + layout.ring_states);
   ring_bytes_ = start + layout.ring_bytes;
-  windows_ = start + layout.windows;
-  window_stride_ = layout.window_stride;
+  for (int lane = 0; lane < kLaneCount; ++lane) windows_[lane] = start + layout.windows[lane];
 }
 
 Result<std::shared_ptr<Board>> Board::Create(const BoardOptions& options) {
@@ -181,11 +192,14 @@ std::size_t Board::BytesFor(const BoardOptions& options) {
   return RoundUp(Layout(options).total, static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
 }
 
-std::span<std::byte> Board::window(int rank, int index) const {
+std::size_t Board::window_bytes(Lane lane) const { return WindowBytes(options_, lane); }
+
+std::span<std::byte> Board::window(Lane lane, int rank, int index) const {
   Check(rank >= 0 && rank < options_.size, "a rank of this board");
   Check(index >= 0 && index < kWindowsPerRank, "a window of the rank");
   const auto number = static_cast<std::size_t>(rank) * kWindowsPerRank + index;
-  return {windows_ + number * window_stride_, options_.window_bytes};
+  std::byte* const first = windows_[static_cast<int>(lane)];
+  return {first + number * WindowStride(options_, lane), WindowBytes(options_, lane)};
 }
 
 ByteRing Board::UpRing(int rank) const { return Ring(2 * rank); }

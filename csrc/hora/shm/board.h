@@ -15,20 +15,42 @@
 
 namespace hora {
 
-inline constexpr int kWindowsPerRank = 4;
+// Ways for data that do not wait for each other: each has its own windows, flags and lines.
+enum class Lane : std::uint8_t {
+  kUrgent,   // negotiated; small, or of a high priority
+  kBulk,     // negotiated; everything else
+  kOrdered,  // in program order, without negotiation
+};
+inline constexpr int kLaneCount = 3;
+
+inline constexpr int kWindowsPerRank = 4;  // on each lane
+inline constexpr std::size_t kMaxUrgentWindowBytes = 64u << 10;
 inline constexpr std::size_t kControlRingBytes = 64u << 10;
 
+// A few bytes and the number that says whose turn they are, in one cache line.
+struct alignas(64) InlineLine {
+  std::atomic<std::uint64_t> sequence;
+  std::byte payload[56];
+};
+
 // Each flag has a cache line of its own: one rank writes it, all others poll it.
-struct RankFlags {
-  Doorbell doorbell;
+struct LaneFlags {
   // Steps for which this rank's window is filled, and for which its slice is reduced everywhere.
   alignas(64) std::atomic<std::uint64_t> copied;
   alignas(64) std::atomic<std::uint64_t> reduced;
+  InlineLine lines[2];
+};
+
+struct RankFlags {
+  Doorbell doorbell;
+  LaneFlags lanes[kLaneCount];
+
+  LaneFlags& lane(Lane which) { return lanes[static_cast<int>(which)]; }
 };
 
 struct BoardOptions {
-  int size = 1;  // ranks on this host
-  std::size_t window_bytes = 256u << 10;
+  int size = 1;                           // ranks on this host
+  std::size_t window_bytes = 256u << 10;  // those of the urgent lane may be smaller
   std::uint64_t generation = 0;  // of the job's membership; a board is never reused for another
 };
 
@@ -62,8 +84,9 @@ class Board {
     Check(rank >= 0 && rank < options_.size, "a rank of this board");
     return flags_[rank];
   }
+  std::size_t window_bytes(Lane lane) const;
   // The rank's windows: kWindowsPerRank pieces of fusion buffer that every rank reads and writes.
-  std::span<std::byte> window(int rank, int index) const;
+  std::span<std::byte> window(Lane lane, int rank, int index) const;
   ByteRing UpRing(int rank) const;    // from `rank` to its parent in the control tree
   ByteRing DownRing(int rank) const;  // from the parent to `rank`
 
@@ -106,8 +129,7 @@ class Board {
   RankFlags* flags_;            // by rank
   ByteRingState* ring_states_;  // up and down ring of rank 0, of rank 1, …
   std::byte* ring_bytes_;
-  std::byte* windows_;
-  std::size_t window_stride_;
+  std::byte* windows_[kLaneCount];  // of each lane, by rank
 };
 
 }  // namespace hora

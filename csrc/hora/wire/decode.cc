@@ -38,7 +38,7 @@ class Reader {
     ReadAll(from.responses(), to.responses);
     if (const wire::Tuning* tuning = from.tuning(); tuning != nullptr) {
       to.tuning = {tuning->fusion_threshold_bytes(), tuning->chunk_bytes(),
-                   tuning->small_allreduce_bytes()};
+                   tuning->small_allreduce_bytes(), tuning->urgent_bytes()};
     }
     return to;
   }
@@ -118,6 +118,7 @@ class Reader {
                 .dtype = Type(from.dtype()),
                 .reduce_op = static_cast<ReduceOp>(from.reduce_op()),
                 .root_rank = from.root_rank(),
+                .priority = from.priority(),
                 .prescale = from.prescale(),
                 .postscale = from.postscale(),
                 .device = {static_cast<DeviceType>(from.device_type()), from.device_index()},

@@ -35,7 +35,7 @@ wire::OpScalars Scalars(const OpParams& params) {
   return wire::OpScalars(
       static_cast<std::uint8_t>(params.kind), static_cast<std::uint8_t>(params.dtype),
       static_cast<std::uint8_t>(params.reduce_op), static_cast<std::uint8_t>(params.device.type),
-      params.device.index, params.root_rank, params.prescale, params.postscale);
+      params.device.index, params.root_rank, params.priority, params.prescale, params.postscale);
 }
 
 Offset<wire::Status> Write(FlatBufferBuilder& to, const Status& status) {
@@ -114,8 +114,9 @@ struct BodyWriter {
     if (!agreement.responses.empty()) responses = WriteAll(to, agreement.responses);
     wire::Tuning tuning;
     if (agreement.tuning) {
-      tuning = wire::Tuning(agreement.tuning->fusion_threshold_bytes, agreement.tuning->chunk_bytes,
-                            agreement.tuning->small_allreduce_bytes);
+      tuning =
+          wire::Tuning(agreement.tuning->fusion_threshold_bytes, agreement.tuning->chunk_bytes,
+                       agreement.tuning->small_allreduce_bytes, agreement.tuning->urgent_bytes);
     }
     const auto body = wire::CreateAgreement(to, agreement.sequence, cached, responses,
                                             agreement.tuning ? &tuning : nullptr);

@@ -37,6 +37,9 @@ struct OpParams {
   ReduceOp reduce_op = ReduceOp::kSum;  // allreduce, reducescatter
   // broadcast: the root's place in the process set. join, in a response: who joined last.
   std::int32_t root_rank = -1;
+  // Of what is agreed at the same time, the highest runs first; above 0 it overtakes bulk
+  // operations under way. 0 for barrier and join.
+  std::int32_t priority = 0;
   double prescale = 1.0;  // allreduce, reducescatter
   double postscale = 1.0;
   Device device;

@@ -10,6 +10,7 @@ struct Tuning {
   std::uint64_t fusion_threshold_bytes = 0;
   std::uint64_t chunk_bytes = 0;            // of one step through the shared windows
   std::uint64_t small_allreduce_bytes = 0;  // up to here every rank reduces everything
+  std::uint64_t urgent_bytes = 0;           // up to here an operation overtakes larger ones
 
   friend bool operator==(const Tuning&, const Tuning&) = default;
 };

@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["Sample", "main", "plot", "read_log"]
 
-_PARAMETERS = ("fusion_threshold_bytes", "chunk_bytes", "small_allreduce_bytes")
+_PARAMETERS = ("fusion_threshold_bytes", "chunk_bytes", "small_allreduce_bytes", "urgent_bytes")
 _MEASURED = ("sample", "phase", "seconds", "bytes", "gigabytes_per_second", "relative_speed")
 _COLUMNS = (*_MEASURED, *_PARAMETERS)
 

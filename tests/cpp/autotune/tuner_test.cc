@@ -185,9 +185,9 @@ TEST(Tuner, NamesEveryColumnOfItsLog) {
   const auto end = log.find('\n');
   EXPECT_EQ(log.substr(0, end),
             "sample,phase,seconds,bytes,gigabytes_per_second,relative_speed,"
-            "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes");
+            "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes,urgent_bytes");
   const std::string first = log.substr(end + 1, log.find('\n', end + 1) - end - 1);
-  EXPECT_EQ(std::count(first.begin(), first.end(), ','), 8);
+  EXPECT_EQ(std::count(first.begin(), first.end(), ','), 9);
 }
 
 TEST(Tuner, ReadsNoChunkAsAWholeWindow) {

@@ -26,7 +26,7 @@ class ShmGroup {
   ShmGroup(int size, std::size_t window_bytes, Duration patience = std::chrono::seconds(60)) {
     board_ = Board::Create({.size = size, .window_bytes = window_bytes}).value();
     for (int rank = 0; rank < size; ++rank) {
-      const ShmBackendOptions options{
+      const ShmLaneOptions options{
           .rank = rank, .wait = WaitPolicy::For(size, UsableCores()), .patience = patience};
       backends_.push_back(std::make_unique<ShmBackend>(board_, options));
     }

@@ -118,10 +118,10 @@ TEST(ShmReducescatterSteps, AreAsFewAsTheWholeNeeds) {
   constexpr std::size_t kWindow = 4096;
   ShmGroup group(4, kWindow);
   ExpectReducescatter(group, Params(DType::kUInt8, ReduceOp::kSum), {10 * kWindow, 0, 0, 0}, 1, 1);
-  EXPECT_EQ(group.board().flags(1).copied.load(), 10u);
+  EXPECT_EQ(group.board().flags(1).lane(Lane::kBulk).copied.load(), 10u);
   ExpectReducescatter(group, Params(DType::kUInt8, ReduceOp::kSum),
                       {kWindow, kWindow, kWindow, kWindow}, 1, 2);
-  EXPECT_EQ(group.board().flags(1).copied.load(), 14u);
+  EXPECT_EQ(group.board().flags(1).lane(Lane::kBulk).copied.load(), 14u);
 }
 
 }  // namespace

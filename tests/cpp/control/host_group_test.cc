@@ -55,7 +55,7 @@ void ExpectGroup(const std::vector<Result<HostGroup>>& results) {
     EXPECT_EQ(group.board->size(), size);
     EXPECT_EQ(group.board->generation(), results[0]->board->generation());
     EXPECT_EQ(group.tunables, results[0]->tunables);
-    group.board->flags(rank).copied = static_cast<std::uint64_t>(100 + rank);
+    group.board->flags(rank).lane(Lane::kBulk).copied = static_cast<std::uint64_t>(100 + rank);
     ASSERT_EQ(group.peers.size(), rank == 0 ? results.size() - 1 : 1u);
     for (std::size_t i = 0; i < group.peers.size(); ++i) {
       EXPECT_EQ(group.peers[i].rank, rank == 0 ? static_cast<int>(i) + 1 : 0);
@@ -63,7 +63,8 @@ void ExpectGroup(const std::vector<Result<HostGroup>>& results) {
     }
   }
   for (int rank = 0; rank < size; ++rank) {
-    EXPECT_EQ(results[0]->board->flags(rank).copied, static_cast<std::uint64_t>(100 + rank));
+    EXPECT_EQ(results[0]->board->flags(rank).lane(Lane::kBulk).copied,
+              static_cast<std::uint64_t>(100 + rank));
     ClosePeers(*results[rank]);
   }
 }

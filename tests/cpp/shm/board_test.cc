@@ -32,9 +32,10 @@ std::shared_ptr<Board> NewBoard() {
 TEST(Board, WindowsAreApartPageAlignedAndZero) {
   auto board = NewBoard();
   std::set<std::byte*> starts;
-  for (int rank = 0; rank < 3; ++rank) {
+  for (int number = 0; number < kLaneCount * 3; ++number) {
+    const auto lane = static_cast<Lane>(number / 3);
     for (int index = 0; index < kWindowsPerRank; ++index) {
-      const auto window = board->window(rank, index);
+      const auto window = board->window(lane, number % 3, index);
       ASSERT_EQ(window.size(), 5000u);
       EXPECT_EQ(reinterpret_cast<std::uintptr_t>(window.data()) % 4096, 0u);
       EXPECT_TRUE(
@@ -43,16 +44,16 @@ TEST(Board, WindowsAreApartPageAlignedAndZero) {
       starts.insert(window.data());
     }
   }
-  EXPECT_EQ(starts.size(), 12u);
+  EXPECT_EQ(starts.size(), 36u);
   EXPECT_GE(*std::next(starts.begin()) - *starts.begin(), 5000);
   for (int rank = 0; rank < 3; ++rank) {
-    EXPECT_EQ(board->flags(rank).copied, 0u);
+    EXPECT_EQ(board->flags(rank).lane(Lane::kBulk).copied, 0u);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(&board->flags(rank)) % 64, 0u);
     EXPECT_TRUE(board->UpRing(rank).empty());
     EXPECT_TRUE(board->DownRing(rank).empty());
   }
   EXPECT_THROW(board->flags(3), InvariantError);
-  EXPECT_THROW(board->window(0, kWindowsPerRank), InvariantError);
+  EXPECT_THROW(board->window(Lane::kBulk, 0, kWindowsPerRank), InvariantError);
   EXPECT_THROW(board->UpRing(-1), InvariantError);
 }
 
@@ -64,7 +65,7 @@ TEST(Board, RingsDoNotTouchEachOtherOrTheWindows) {
     EXPECT_TRUE(board->DownRing(rank).empty());
     EXPECT_TRUE(rank == 2 || board->UpRing(rank + 1).empty());
   }
-  EXPECT_EQ(board->window(0, 0)[0], std::byte{0});
+  EXPECT_EQ(board->window(Lane::kBulk, 0, 0)[0], std::byte{0});
   EXPECT_FALSE(board->aborted());
 }
 
@@ -72,10 +73,10 @@ TEST(Board, AttachedBoardIsTheSameBoard) {
   auto board = NewBoard();
   auto attached = Board::Attach(dup(board->fd()), kOptions);
   ASSERT_TRUE(attached) << attached.error().ToString();
-  board->window(2, 3)[4999] = std::byte{5};
-  EXPECT_EQ((*attached)->window(2, 3)[4999], std::byte{5});
-  (*attached)->flags(1).reduced = 77;
-  EXPECT_EQ(board->flags(1).reduced, 77u);
+  board->window(Lane::kBulk, 2, 3)[4999] = std::byte{5};
+  EXPECT_EQ((*attached)->window(Lane::kBulk, 2, 3)[4999], std::byte{5});
+  (*attached)->flags(1).lane(Lane::kOrdered).reduced = 77;
+  EXPECT_EQ(board->flags(1).lane(Lane::kOrdered).reduced, 77u);
   EXPECT_EQ((*attached)->generation(), 9u);
 }
 
@@ -116,8 +117,8 @@ TEST(Board, OfAProcessSetLivesBehindTheHosts) {
       << "of another generation";
 
   host.reset();
-  (*made)->window(1, 3)[4999] = std::byte{5};
-  EXPECT_EQ((*seen)->window(1, 3)[4999], std::byte{5});
+  (*made)->window(Lane::kBulk, 1, 3)[4999] = std::byte{5};
+  EXPECT_EQ((*seen)->window(Lane::kBulk, 1, 3)[4999], std::byte{5});
   (*made)->Abort(1, Status(StatusCode::kPeerFailed, "gone"));
   EXPECT_TRUE((*seen)->aborted());
   EXPECT_FALSE(other_host->aborted()) << "each board is aborted by itself";

@@ -30,14 +30,15 @@ Status PingPong(const Board& board, int self, std::uint64_t rounds) {
   const int other = 1 - self;
   for (std::uint64_t round = 1; round <= rounds; ++round) {
     if (self == 0) {
-      board.flags(0).copied.store(round);
+      board.flags(0).lane(Lane::kBulk).copied.store(round);
       board.RingAll(0, false);
     }
-    const Status status = board.Await(self, kSleepAtOnce, In(seconds(20)),
-                                      [&] { return board.flags(other).copied.load() >= round; });
+    const Status status = board.Await(self, kSleepAtOnce, In(seconds(20)), [&] {
+      return board.flags(other).lane(Lane::kBulk).copied.load() >= round;
+    });
     if (!status.ok()) return status;
     if (self == 1) {
-      board.flags(1).copied.store(round);
+      board.flags(1).lane(Lane::kBulk).copied.store(round);
       board.RingAll(1, false);
     }
   }

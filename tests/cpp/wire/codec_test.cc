@@ -174,7 +174,7 @@ TEST(Codec, RefusesWhatIsTooLarge) {
 TEST(Codec, RefusesFieldsThatShareBytes) {
   flatbuffers::FlatBufferBuilder to;
   const auto name = to.CreateString(std::string(kMaxNameBytes, 'x'));
-  const wire::OpScalars scalars(0, 0, 0, 0, 0, 0, 1.0, 1.0);
+  const wire::OpScalars scalars(0, 0, 0, 0, 0, 0, 0, 1.0, 1.0);
   const auto response = wire::CreateResponse(to, name, &scalars);
   for (const bool share_tables : {true, false}) {
     std::vector<flatbuffers::Offset<wire::Response>> all;

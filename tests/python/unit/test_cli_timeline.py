@@ -12,7 +12,7 @@ from hora.cli.main import main
 # As the engine writes it, and its own tests pin it.
 HEADER = (
     "sample,phase,seconds,bytes,gigabytes_per_second,relative_speed,"
-    "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes"
+    "fusion_threshold_bytes,chunk_bytes,small_allreduce_bytes,urgent_bytes"
 )
 
 
@@ -81,17 +81,17 @@ def write_log(path, lines):
 
 
 LINES = [
-    "1,warmup,0.1,1000,0.5000,0.8000,1024,512,0",
-    "2,start,0.1,1000,2.0000,2.0000,1024,512,0",
-    "3,screen,0.1,1000,1.0000,0.9000,2048,512,0",
-    "4,settled,0.000000,0,0.0000,2.0000,1024,512,0",
+    "1,warmup,0.1,1000,0.5000,0.8000,1024,512,0,64",
+    "2,start,0.1,1000,2.0000,2.0000,1024,512,0,64",
+    "3,screen,0.1,1000,1.0000,0.9000,2048,512,0,64",
+    "4,settled,0.000000,0,0.0000,2.0000,1024,512,0,64",
 ]
 
 
 def test_a_log_is_read_up_to_a_line_that_is_cut(tmp_path):
     samples = bench.read_log(write_log(tmp_path / "log.csv", [*LINES[:2], "3,screen,0.1"]))
     assert [sample.phase for sample in samples] == ["warmup", "start"]
-    assert samples[1].parameters == (1024, 512, 0)
+    assert samples[1].parameters == (1024, 512, 0, 64)
     assert bench._best_so_far(samples)[1] == 2.0
 
 

@@ -109,9 +109,8 @@ Status Run(StepWindows& windows, ReduceState& reduce, CollectiveCall& call) {
 
 }  // namespace
 
-ShmBackend::ShmBackend(std::shared_ptr<Board> board, const ShmBackendOptions& options)
-    : windows_(std::move(board), options.rank, options.wait, options.patience, options.names),
-      reduce_(windows_.size()) {}
+ShmBackend::ShmBackend(std::shared_ptr<Board> board, ShmLaneOptions options)
+    : windows_(std::move(board), std::move(options)), reduce_(windows_.size()) {}
 
 bool ShmBackend::Supports(const OpParams& params) const {
   if (params.device.type != DeviceType::kCpu) return false;

@@ -1,34 +1,25 @@
-// Collectives of one host through the shared windows of its board.
+// Collectives of one host through a lane of its board.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
-#include "hora/base/wait.h"
 #include "hora/collectives/collective_backend.h"
 #include "hora/collectives/shm/algorithms.h"
 #include "hora/collectives/shm/step_windows.h"
 #include "hora/shm/board.h"
-#include "hora/tensor/rank_names.h"
 
 namespace hora {
 
-struct ShmBackendOptions {
-  int rank = 0;
-  WaitPolicy wait;
-  Duration patience = std::chrono::seconds(300);  // for a peer in the middle of a collective
-  RankNames names;                                // of the board's ranks, for errors
-};
-
 // A batch is streamed through the windows in steps of at most window_bytes; each algorithm says in
-// its file what a window holds. Steps are numbered through the life of the board; a window is
+// its file what a window holds. Steps are numbered through the life of the lane; a window is
 // refilled only when every rank is past the step that used it before.
 //
 // Shares the board. One thread at a time; Execute blocks as its base says. After a failure the
 // steps of the ranks no longer match, so every later call returns the same status.
 class ShmBackend final : public CollectiveBackend {
  public:
-  ShmBackend(std::shared_ptr<Board> board, const ShmBackendOptions& options);
+  ShmBackend(std::shared_ptr<Board> board, ShmLaneOptions options);
 
   std::string_view name() const override { return "shm"; }
   bool Supports(const OpParams& params) const override;

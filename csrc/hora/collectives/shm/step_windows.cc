@@ -40,20 +40,17 @@ bool StepWindows::Peer::HasReleased(std::uint64_t count) {
   return HasCopied(implied_by) || HasReduced(count);
 }
 
-StepWindows::StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy,
-                         Duration patience, RankNames names)
+StepWindows::StepWindows(std::shared_ptr<Board> board, ShmLaneOptions options)
     : board_(std::move(board)),
-      self_(self),
-      policy_(policy),
-      patience_(patience),
-      names_(std::move(names)),
-      window_bytes_(board_->window_bytes() / 64 * 64),
+      options_(std::move(options)),
+      interruptible_(static_cast<bool>(options_.interruption.wanted)),
+      window_bytes_(board_->window_bytes(options_.lane) / 64 * 64),
       chunk_bytes_(window_bytes_),
       peers_(static_cast<std::size_t>(board_->size())) {
-  Check(self >= 0 && self < board_->size(), "the rank has a place on the board");
+  Check(self() >= 0 && self() < board_->size(), "the rank has a place on the board");
   Check(window_bytes_ > 0, "a window holds at least one cache line");
   for (int rank = 0; rank < size(); ++rank) {
-    peers_[static_cast<std::size_t>(rank)].flags = &board_->flags(rank);
+    peers_[static_cast<std::size_t>(rank)].flags = &board_->flags(rank).lane(options_.lane);
   }
 }
 
@@ -71,34 +68,37 @@ std::uint64_t StepWindows::Begin(std::string_view what, std::uint64_t steps) {
 }
 
 std::byte* StepWindows::Window(int rank, std::uint64_t step) const {
-  return board_->window(rank, static_cast<int>(step % kWindowsPerRank)).data();
+  return board_->window(options_.lane, rank, static_cast<int>(step % kWindowsPerRank)).data();
 }
 
 Status StepWindows::Acquire(std::uint64_t step) {
+  if (MustGiveWay()) {
+    if (Status status = options_.interruption.give_way(); !status.ok()) return status;
+  }
   if (step < kWindowsPerRank) return Status::Ok();
   const std::uint64_t released = step - kWindowsPerRank + 1;
   return AwaitPeers("let go of step", step - kWindowsPerRank, 0, size(), [&](int rank) {
-    return rank == self_ || peers_[static_cast<std::size_t>(rank)].HasReleased(released);
+    return rank == self() || peers_[static_cast<std::size_t>(rank)].HasReleased(released);
   });
 }
 
 void StepWindows::OwnLines(std::uint64_t step, std::size_t bytes) const {
-  const std::byte* const window = Window(self_, step);
+  const std::byte* const window = Window(self(), step);
   for (std::size_t at = 0; at < bytes; at += 64) PrefetchForWriting(window + at);
 }
 
 void StepWindows::PublishCopied(std::uint64_t step) {
-  Peer& me = peers_[static_cast<std::size_t>(self_)];
+  Peer& me = peers_[static_cast<std::size_t>(self())];
   me.copied = step + 1;
   me.flags->copied.store(step + 1);
-  board_->RingAll(self_, false);
+  board_->RingAll(self(), false);
 }
 
 void StepWindows::PublishReduced(std::uint64_t step) {
-  Peer& me = peers_[static_cast<std::size_t>(self_)];
+  Peer& me = peers_[static_cast<std::size_t>(self())];
   me.reduced = step + 1;
   me.flags->reduced.store(step + 1);
-  board_->RingAll(self_, false);
+  board_->RingAll(self(), false);
 }
 
 Status StepWindows::AwaitCopied(std::uint64_t step) {
@@ -128,13 +128,19 @@ Status StepWindows::AwaitPeers(std::string_view phase, std::uint64_t step, int f
     return next == last;
   };
   if (all_ready()) return Status::Ok();
-  const int looks = policy_.spins < kQuickLooks ? policy_.spins : kQuickLooks;
+  const int looks = std::min(options_.wait.spins, kQuickLooks);
   for (int i = 0; i < looks; ++i) {
     CpuRelax();
     if (all_ready()) return Status::Ok();
   }
-  const TimePoint deadline = SteadyClock::Instance().Now() + patience_;
-  Status status = board_->Await(self_, policy_, deadline, all_ready);
+  const TimePoint deadline = SteadyClock::Instance().Now() + options_.patience;
+  Status status;
+  while (status.ok()) {
+    status = board_->Await(self(), options_.wait, deadline,
+                           [&] { return all_ready() || MustGiveWay(); });
+    if (!status.ok() || all_ready()) break;
+    status = options_.interruption.give_way();
+  }
   if (status.code() != StatusCode::kTimeout) return status;
   std::vector<int> lagging;
   for (int rank = next; rank < last; ++rank) {
@@ -147,15 +153,15 @@ Status StepWindows::Stalled(std::string_view phase, std::uint64_t step,
                             const std::vector<int>& lagging) const {
   std::string who;
   for (const int rank : lagging) {
-    const RankFlags& flags = *peers_[static_cast<std::size_t>(rank)].flags;
+    const LaneFlags& flags = *peers_[static_cast<std::size_t>(rank)].flags;
     who += fmt::format("{}rank {} (has brought {} steps, reduced {})", who.empty() ? "" : ", ",
-                       names_.Of(rank), flags.copied.load(), flags.reduced.load());
+                       options_.names.Of(rank), flags.copied.load(), flags.reduced.load());
   }
   return Error(StatusCode::kStalled,
                "{}: waited {:.3g} s, but these have not {} {} of the shared windows: {}. Rank {} "
                "gives up; look at what those ranks are doing",
-               what_, std::chrono::duration<double>(patience_).count(), phase, step, who,
-               names_.Of(self_));
+               what_, std::chrono::duration<double>(options_.patience).count(), phase, step, who,
+               options_.names.Of(self()));
 }
 
 }  // namespace hora

@@ -9,12 +9,23 @@
 #include <vector>
 
 #include "hora/base/wait.h"
+#include "hora/collectives/interruption.h"
 #include "hora/shm/board.h"
 #include "hora/tensor/rank_names.h"
 
 namespace hora {
 
-// Collectives run in steps. Steps are numbered through the life of the board, all ranks number them
+// One rank's end of a lane.
+struct ShmLaneOptions {
+  Lane lane = Lane::kBulk;
+  int rank = 0;
+  WaitPolicy wait;
+  Duration patience = std::chrono::seconds(300);  // for a peer in the middle of a collective
+  RankNames names;                                // of the board's ranks, for errors
+  Interruption interruption;                      // may be empty
+};
+
+// Collectives run in steps. Steps are numbered through the life of a lane, all ranks number them
 // alike, and step s uses window s % kWindowsPerRank of each rank. Each rank publishes two counters:
 //   copied = c   its windows of all steps before c hold what it had to put there;
 //   reduced = c  it is done with the *other* ranks' windows of all steps before c.
@@ -38,11 +49,9 @@ class StepWindows {
  public:
   static constexpr std::uint64_t kLookAhead = 1;
 
-  // `names` says what errors call the ranks of the board.
-  StepWindows(std::shared_ptr<Board> board, int self, const WaitPolicy& policy, Duration patience,
-              RankNames names);
+  StepWindows(std::shared_ptr<Board> board, ShmLaneOptions options);
 
-  int self() const { return self_; }
+  int self() const { return options_.rank; }
   int size() const { return static_cast<int>(peers_.size()); }
   std::size_t window_bytes() const { return window_bytes_; }  // a multiple of 64
   // What a step should fill of a window: at most all of it, a multiple of 64. Set between
@@ -55,7 +64,8 @@ class StepWindows {
 
   std::byte* Window(int rank, std::uint64_t step) const;
 
-  Status Acquire(std::uint64_t step);  // until this rank may refill its window
+  // Until this rank may refill its window; gives way first, if that is wanted.
+  Status Acquire(std::uint64_t step);
   // A hint, worth giving before a wait: fetches the first `bytes` of this rank's window for
   // writing. Readers left their copies of these lines in other caches, and taking them back is what
   // a short copy-in spends its time on.
@@ -69,7 +79,7 @@ class StepWindows {
  private:
   // Another rank as last seen; its flags are read again only when this is not enough.
   struct Peer {
-    RankFlags* flags = nullptr;
+    LaneFlags* flags = nullptr;
     std::uint64_t copied = 0;
     std::uint64_t reduced = 0;
 
@@ -80,13 +90,12 @@ class StepWindows {
 
   template <class Ready>
   Status AwaitPeers(std::string_view phase, std::uint64_t step, int first, int last, Ready ready);
+  bool MustGiveWay() const { return interruptible_ && options_.interruption.wanted(); }
   Status Stalled(std::string_view phase, std::uint64_t step, const std::vector<int>& lagging) const;
 
   std::shared_ptr<Board> board_;
-  int self_;
-  WaitPolicy policy_;
-  Duration patience_;
-  RankNames names_;
+  const ShmLaneOptions options_;
+  const bool interruptible_;
   std::size_t window_bytes_;
   std::size_t chunk_bytes_;
   std::vector<Peer> peers_;  // by rank, this one included
