@@ -72,11 +72,13 @@ Result<Config> Config::From(const Lookup& lookup) {
   read.Seconds("HORA_STALL_WARNING_SECONDS", config.stall_warning, 0.01, 86400);
   read.Seconds("HORA_STALL_ABORT_SECONDS", config.stall_abort, 0.01, 604800);
   read.Seconds("HORA_START_TIMEOUT_SECONDS", config.start_timeout, 0.01, 86400);
-  read.Integer("HORA_FUSION_THRESHOLD_BYTES", config.fusion_threshold_bytes, 0, 1LL << 40);
-  read.Integer("HORA_WINDOW_BYTES", config.window_bytes, 4096, 64LL << 20);
-  read.Integer("HORA_CHUNK_BYTES", config.chunk_bytes, 0, 64LL << 20);
-  read.Integer("HORA_SMALL_ALLREDUCE_BYTES", config.small_allreduce_bytes, 0, 64LL << 20);
-  read.Integer("HORA_URGENT_BYTES", config.urgent_bytes, 0, 1LL << 40);
+  read.Integer("HORA_FUSION_THRESHOLD_BYTES", config.data_plane.fusion_threshold_bytes, 0,
+               1LL << 40);
+  read.Integer("HORA_WINDOW_BYTES", config.data_plane.window_bytes, 4096, 64LL << 20);
+  read.Integer("HORA_CHUNK_BYTES", config.data_plane.chunk_bytes, 0, 64LL << 20);
+  read.Integer("HORA_SMALL_ALLREDUCE_BYTES", config.data_plane.small_allreduce_bytes, 0,
+               64LL << 20);
+  read.Integer("HORA_URGENT_BYTES", config.data_plane.urgent_bytes, 0, 1LL << 40);
   read.Integer("HORA_JOIN_DIVIDES_BY_SIZE", config.join_divides_by_size, 0, 1);
   read.Integer("HORA_AUTOTUNE", config.autotune.enabled, 0, 1);
   read.Integer("HORA_AUTOTUNE_WARMUP_SAMPLES", config.autotune.warmup_samples, 0, 1000000);
@@ -87,9 +89,10 @@ Result<Config> Config::From(const Lookup& lookup) {
   read.Integer("HORA_TREE_FAN_OUT", config.tree_fan_out, 2, 1024);
   read.Level("HORA_LOG_LEVEL", config.log_level);
   if (!read.status().ok()) return Fail(read.status());
-  if (config.window_bytes % 4096 != 0) {
+  if (config.data_plane.window_bytes % 4096 != 0) {
     return Fail(Error(StatusCode::kInvalidArgument,
-                      "HORA_WINDOW_BYTES='{}' is not a multiple of 4096", config.window_bytes));
+                      "HORA_WINDOW_BYTES='{}' is not a multiple of 4096",
+                      config.data_plane.window_bytes));
   }
   return config;
 }

@@ -23,19 +23,23 @@ struct AutotuneConfig {
   int max_samples = 60;       // HORA_AUTOTUNE_MAX_SAMPLES
 };
 
+struct DataPlaneConfig {
+  std::size_t fusion_threshold_bytes = 128u << 20;  // HORA_FUSION_THRESHOLD_BYTES
+  std::size_t window_bytes = 256u << 10;            // HORA_WINDOW_BYTES: one shared window
+  std::size_t chunk_bytes = 0;                      // HORA_CHUNK_BYTES; 0: a whole window
+  std::size_t small_allreduce_bytes = 4u << 10;     // HORA_SMALL_ALLREDUCE_BYTES
+  std::size_t urgent_bytes = 64u << 10;             // HORA_URGENT_BYTES
+};
+
 struct Config {
   Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS
   Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS
   Duration start_timeout = std::chrono::seconds(30);  // HORA_START_TIMEOUT_SECONDS
-  std::size_t fusion_threshold_bytes = 128u << 20;    // HORA_FUSION_THRESHOLD_BYTES
-  std::size_t window_bytes = 256u << 10;              // HORA_WINDOW_BYTES: one shared window
-  std::size_t chunk_bytes = 0;                        // HORA_CHUNK_BYTES; 0: a whole window
-  std::size_t small_allreduce_bytes = 4u << 10;       // HORA_SMALL_ALLREDUCE_BYTES
-  std::size_t urgent_bytes = 64u << 10;               // HORA_URGENT_BYTES
   bool join_divides_by_size = false;                  // HORA_JOIN_DIVIDES_BY_SIZE: 0 or 1
   std::uint32_t cache_capacity = 4096;                // HORA_CACHE_CAPACITY: response-cache entries
   int tree_fan_out = 8;                               // HORA_TREE_FAN_OUT
   LogLevel log_level = LogLevel::kWarning;            // HORA_LOG_LEVEL
+  DataPlaneConfig data_plane;
   AutotuneConfig autotune;
 
   using Lookup = std::function<std::optional<std::string>(const char* name)>;

@@ -75,8 +75,8 @@ Status Executor::Execute(std::span<const Response> responses) {
 
 void Executor::Begin(std::span<const Response> responses) {
   in_flight_.clear();
+  bool absent = false;
   for (const Response& response : responses) {
-    observer_.OnAgreed({options_.process_set, response.params.kind, response.name});
     InFlight& in_flight = in_flight_.emplace_back();
     if (!response.error.ok()) {
       Refuse(response.name, response.error);
@@ -84,8 +84,11 @@ void Executor::Begin(std::span<const Response> responses) {
       in_flight.entry = queue_.Find(response.name);
       Check(in_flight.entry != nullptr, "what was agreed is pending on every rank");
       in_flight.open_tensors = response.params.tensor_count();
+    } else {
+      absent = true;
     }
   }
+  if (!absent) scratch_ = {};
 }
 
 Status Executor::ExecuteBatch(Batch& batch, std::span<const Response> responses) {
@@ -197,7 +200,7 @@ Status Executor::Alltoall(const Batch& batch, const Response& response) {
 }
 
 Status Executor::Run(CollectiveCall& call, const Batch& batch, const Response& first) {
-  const OpLabel label{options_.process_set, batch.params.kind, first.name};
+  const OpLabel label{options_.process_set, batch.params.kind, first.name, options_.bulk};
   std::uint64_t bytes = 0;
   for (const ByteStream& input : call.inputs) bytes += input.size();
   moved_bytes_ += bytes;
@@ -218,10 +221,7 @@ void Executor::TensorDone(const Response& response, InFlight& in_flight) {
   Check(handle != nullptr, "what is in flight is pending");
   observer_.OnComplete({options_.process_set, kind, response.name}, Status::Ok());
   int last_joined = -1;
-  if (kind == OpKind::kJoin) {
-    last_joined = options_.names.Of(response.params.root_rank);
-    scratch_ = {};
-  }
+  if (kind == OpKind::kJoin) last_joined = options_.names.Of(response.params.root_rank);
   handle->Complete(Status::Ok(), std::move(in_flight.gathered), last_joined);
 }
 

@@ -27,6 +27,7 @@ struct ExecutorOptions {
   RankNames names;
   Tuning tuning;
   bool join_divides_by_size = false;
+  bool bulk = false;  // which lane this is, for the observer
 };
 
 // Owns the backends; uses the queue and the observer. Progress context only. Blocks while data
@@ -75,7 +76,7 @@ class Executor {
   Observer& observer_;
   std::vector<InFlight> in_flight_;     // by response
   std::vector<MemberBuffers> buffers_;  // by member of the present batch
-  std::vector<std::byte> scratch_;      // what an absent rank works on; kept until its join is done
+  std::vector<std::byte> scratch_;      // what an absent rank works on; kept while it is absent
   std::uint64_t moved_bytes_ = 0;
 };
 

@@ -3,12 +3,14 @@
 namespace hora {
 
 Tunables TunablesOf(const Config& config) {
-  const bool whole_windows = config.chunk_bytes == 0 || config.chunk_bytes > config.window_bytes;
-  return {.tuning = {.fusion_threshold_bytes = config.fusion_threshold_bytes,
-                     .chunk_bytes = whole_windows ? config.window_bytes : config.chunk_bytes,
-                     .small_allreduce_bytes = config.small_allreduce_bytes,
-                     .urgent_bytes = config.urgent_bytes},
-          .window_bytes = config.window_bytes,
+  const bool whole_windows = config.data_plane.chunk_bytes == 0 ||
+                             config.data_plane.chunk_bytes > config.data_plane.window_bytes;
+  return {.tuning = {.fusion_threshold_bytes = config.data_plane.fusion_threshold_bytes,
+                     .chunk_bytes = whole_windows ? config.data_plane.window_bytes
+                                                  : config.data_plane.chunk_bytes,
+                     .small_allreduce_bytes = config.data_plane.small_allreduce_bytes,
+                     .urgent_bytes = config.data_plane.urgent_bytes},
+          .window_bytes = config.data_plane.window_bytes,
           .cache_capacity = config.cache_capacity,
           .tree_fan_out = config.tree_fan_out,
           .join_divides_by_size = config.join_divides_by_size ? 1u : 0u};

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <functional>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -55,23 +57,31 @@ NegotiatorOptions ForNegotiator(const ProcessSetOptions& options) {
           .names = options.names};
 }
 
-ExecutorOptions ForExecutor(const ProcessSetOptions& options) {
+ExecutorOptions ForExecutor(const ProcessSetOptions& options, Lane lane) {
   return {.process_set = options.id,
           .rank = options.rank,
           .size = options.board->size(),
           .names = options.names,
           .tuning = options.tunables.tuning,
-          .join_divides_by_size = options.tunables.join_divides_by_size != 0};
+          .join_divides_by_size = options.tunables.join_divides_by_size != 0,
+          .bulk = lane == Lane::kBulk};
 }
 
-std::vector<std::unique_ptr<CollectiveBackend>> MakeBackends(const ProcessSetOptions& options,
-                                                             const WaitPolicy& wait) {
+std::unique_ptr<CollectiveBackend> MakeBackend(const ProcessSetOptions& options, Lane lane,
+                                               const WaitPolicy& wait,
+                                               Interruption interruption = {}) {
+  return std::make_unique<ShmBackend>(options.board,
+                                      ShmLaneOptions{.lane = lane,
+                                                     .rank = options.rank,
+                                                     .wait = wait,
+                                                     .patience = options.config.stall_abort,
+                                                     .names = options.names,
+                                                     .interruption = std::move(interruption)});
+}
+
+std::vector<std::unique_ptr<CollectiveBackend>> ListOf(std::unique_ptr<CollectiveBackend> one) {
   std::vector<std::unique_ptr<CollectiveBackend>> backends;
-  backends.push_back(std::make_unique<ShmBackend>(
-      options.board, ShmLaneOptions{.rank = options.rank,
-                                    .wait = wait,
-                                    .patience = options.config.stall_abort,
-                                    .names = options.names}));
+  backends.push_back(std::move(one));
   return backends;
 }
 
@@ -89,8 +99,17 @@ ProcessSet::ProcessSet(ProcessSetOptions options)
       wait_policy_(WaitPolicy::For(board_->size(), UsableCores())),
       control_(Connect(options_)),
       negotiator_(ForNegotiator(options_)),
-      executor_(ForExecutor(options_), MakeBackends(options_, wait_policy_), queue_,
-                *options_.observer),
+      urgent_(ForExecutor(options_, Lane::kUrgent),
+              ListOf(MakeBackend(options_, Lane::kUrgent, wait_policy_)), queue_,
+              *options_.observer),
+      bulk_(std::make_unique<Executor>(
+                ForExecutor(options_, Lane::kBulk),
+                ListOf(MakeBackend(options_, Lane::kBulk, wait_policy_,
+                                   {.wanted = [this] { return HasWork() || urgent_waiters_ != 0; },
+                                    .give_way = [this] { return GiveWay(); }})),
+                queue_, *options_.observer),
+            /*timed=*/options_.autotune != nullptr),
+      ordered_(MakeBackend(options_, Lane::kOrdered, wait_policy_)),
       tuning_(options_.tunables.tuning),
       next_tick_(TimePoint::max().time_since_epoch().count()),
       background_([this](std::stop_token stop) { RunInBackground(std::move(stop)); }) {}
@@ -106,7 +125,9 @@ Status ProcessSet::Submit(TensorEntry entry, bool will_wait) {
   Status status = CheckSubmission(entry, options_.rank, size(), options_.names);
   if (!status.ok()) return InProcessSet(options_.id, std::move(status));
   const Request& request = entry.request;
-  options_.observer->OnSubmit({options_.id, request.params.kind, request.name}, BytesOf(entry));
+  const std::uint64_t bytes = BytesOf(entry);
+  options_.observer->OnSubmit({options_.id, request.params.kind, request.name}, bytes);
+  entry.handle->set_bulk(WillBeBulk(request.params, bytes, options_.tunables.tuning));
   status = queue_.Push(std::move(entry));
   // What has closed the queue says by itself where it happened.
   if (status.code() == StatusCode::kInvalidArgument) return InProcessSet(options_.id, status);
@@ -117,14 +138,25 @@ Status ProcessSet::Submit(TensorEntry entry, bool will_wait) {
   return Status::Ok();
 }
 
+void ProcessSet::Flush() {
+  if (!queue_.has_fresh()) return;
+  flushed_.store(true);
+  bell().Wake();
+}
+
 WakeReason ProcessSet::Wait(const Handle& handle, TimePoint deadline) {
   if (handle.done()) return WakeReason::kWoken;
-  const auto can_go_on = [&] { return handle.done() || (HasWork() && !progressing_.load()); };
+  std::atomic<int>& waiters = handle.is_bulk() ? bulk_waiters_ : urgent_waiters_;
+  const auto can_go_on = [&] {
+    return handle.done() || (HasWork() && !progressing_.load()) ||
+           (handle.is_bulk() && bulk_.needs_runner() && !failing_.load());
+  };
+  waiters.fetch_add(1);
   WakeReason reason = WakeReason::kWoken;
   while (!handle.done()) {
     bell().BeginAttending();
     while (!handle.done() && SpinUntil(wait_policy_, can_go_on)) {
-      if (!handle.done()) TryProgress();
+      if (!handle.done()) Work(handle);
     }
     bell().EndAttending();
     if (handle.done()) break;
@@ -132,17 +164,30 @@ WakeReason ProcessSet::Wait(const Handle& handle, TimePoint deadline) {
     reason = bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, tick));
     if (reason == WakeReason::kInterrupted) break;
     if (reason == WakeReason::kWoken) continue;
-    if (Now() >= tick) TryProgress();
+    if (Now() >= tick) Work(handle);
     if (Now() >= deadline && !handle.done()) break;
   }
+  waiters.fetch_sub(1);
   HandOver();
   return handle.done() ? WakeReason::kWoken : reason;
+}
+
+// What a thread that waits for a handle does meanwhile.
+void ProcessSet::Work(const Handle& awaited) {
+  TryProgress();
+  if (awaited.is_bulk()) {
+    RunBulk([&] { return awaited.done(); });
+  } else if (NeedsBulkRunner()) {
+    bell().Wake();  // the background thread
+  }
+  CloseIfFailed();
 }
 
 // The caller stops working for the set: the background thread takes over what is left.
 void ProcessSet::HandOver() {
   const bool unattended = queue_.pending() != 0 && !bell().attended();
-  if (unattended && (HasWork() || bell().sleepers(Sleep::kIdle) != 0)) bell().Wake();
+  const bool has_work = HasWork() || NeedsBulkRunner();
+  if (unattended && (has_work || bell().sleepers(Sleep::kIdle) != 0)) bell().Wake();
 }
 
 bool ProcessSet::HasWork() const {
@@ -150,41 +195,68 @@ bool ProcessSet::HasWork() const {
   return queue_.has_fresh() || control_.NeedsAttention() || board_->aborted();
 }
 
+// And no thread waits that will be it.
+bool ProcessSet::NeedsBulkRunner() const {
+  return bulk_.needs_runner() && bulk_waiters_.load() == 0 && !failing_.load();
+}
+
 bool ProcessSet::TryProgress() {
   if (!progress_mutex_.try_lock()) return false;
   progressing_.store(true);
   try {
-    if (!failed_.load()) Progress();
+    if (!failing_.load()) Progress();
   } catch (const std::exception& failure) {
-    FailClosed(Error(StatusCode::kInternal, "rank {}: {}", global_rank(), failure.what()));
+    Fail(Error(StatusCode::kInternal, "rank {}: {}", global_rank(), failure.what()));
   }
   progressing_.store(false);
   progress_mutex_.unlock();
-  // Other threads of this rank may have slept on a handle that is done now, or on the lock.
-  if (bell().sleepers(Sleep::kWaiting) != 0) bell().Wake();
+  WakeWaiters();
   return true;
 }
 
+// Other threads of this rank may have slept on a handle that is done now, or on a lock.
+void ProcessSet::WakeWaiters() const {
+  if (bell().sleepers(Sleep::kWaiting) != 0) bell().Wake();
+}
+
+void ProcessSet::RunBulk(const std::function<bool()>& enough) {
+  if (!bulk_.needs_runner() || failing_.load()) return;
+  try {
+    const Status status = bulk_.Run(enough, [this] { WakeWaiters(); });
+    if (!status.ok()) Fail(status);
+  } catch (const std::exception& failure) {
+    Fail(Error(StatusCode::kInternal, "rank {}: {}", global_rank(), failure.what()));
+  }
+}
+
+// A large collective must not keep small ones waiting, be it for agreement or for this core.
+Status ProcessSet::GiveWay() {
+  if (HasWork()) TryProgress();
+  if (urgent_waiters_.load() != 0) YieldCore();
+  return failing_.load() ? board_->abort_status() : Status::Ok();
+}
+
 void ProcessSet::Progress() {
-  if (board_->aborted()) return FailClosed(board_->abort_status());
+  if (board_->aborted()) return Fail(board_->abort_status());
   const TimePoint now = Now();
   // Drain
   queue_.Drain(fresh_);
   for (Request& request : fresh_) negotiator_.Submit(std::move(request), now);
   fresh_.clear();
   // Negotiate
-  if (Status status = control_.Receive(negotiator_, now); !status.ok()) return FailClosed(status);
+  if (Status status = control_.Receive(negotiator_, now); !status.ok()) return Fail(status);
   if (now.time_since_epoch().count() >= next_tick_.load()) negotiator_.Tick(now);
   actions_.clear();
   negotiator_.Take(actions_);
   next_tick_.store(negotiator_.NextDeadline().time_since_epoch().count());
-  if (Status status = control_.Send(actions_.send); !status.ok()) return FailClosed(status);
+  if (Status status = control_.Send(actions_.send); !status.ok()) return Fail(status);
   control_.Flush();
   // PlanFusion, Execute, Complete
   LogStalls(options_.id, global_rank(), options_.names, actions_.stalled);
-  for (const auto& [name, status] : actions_.reject) executor_.Refuse(name, status);
-  if (Status status = ExecuteAgreed(); !status.ok()) return FailClosed(status);
-  if (!actions_.failure.ok()) FailClosed(actions_.failure);
+  for (const auto& [name, status] : actions_.reject) urgent_.Refuse(name, status);
+  if (Status status = ExecuteAgreed(); !status.ok()) return Fail(status);
+  for (const auto& [bytes, began, ended] : bulk_.TakeTimings()) FeedAutotune(bytes, began, ended);
+  if (!actions_.failure.ok()) Fail(actions_.failure);
 }
 
 // Agreement by agreement: one Progress may see two of them together where another rank sees them
@@ -198,14 +270,36 @@ Status ProcessSet::ExecuteAgreed() {
   };
   for (const std::size_t end : actions_.agreement_ends) {
     adopt_up_to(begin);
-    const TimePoint began = options_.autotune != nullptr ? Now() : TimePoint{};
     const auto agreed = std::span(actions_.execute).subspan(begin, end - begin);
-    if (Status status = executor_.Execute(agreed); !status.ok()) return status;
-    if (options_.autotune != nullptr) FeedAutotune(began);
+    if (Status status = ExecuteLanes(agreed); !status.ok()) return status;
     begin = end;
   }
   adopt_up_to(begin);
   return Status::Ok();
+}
+
+// What is bulk is left to whoever runs that lane next.
+Status ProcessSet::ExecuteLanes(std::span<Response> agreed) {
+  for (const Response& response : agreed) {
+    options_.observer->OnAgreed({options_.id, response.params.kind, response.name});
+  }
+  const auto priority = [](const Response& response) { return response.params.priority; };
+  if (!std::ranges::is_sorted(agreed, std::greater<>(), priority)) {
+    std::ranges::stable_sort(agreed, std::greater<>(), priority);
+  }
+  const auto is_urgent = [&](const Response& r) { return !IsBulk(r, size(), tuning_); };
+  if (!std::ranges::all_of(agreed, is_urgent)) {
+    const auto bulk = std::ranges::stable_partition(agreed, is_urgent);
+    bulk_.Add({.responses = {std::move_iterator(bulk.begin()), std::move_iterator(bulk.end())}});
+    agreed = agreed.first(agreed.size() - bulk.size());
+  }
+  if (agreed.empty()) return Status::Ok();
+  const bool timed = options_.autotune != nullptr;
+  const TimePoint began = timed ? Now() : TimePoint{};
+  const std::uint64_t before = urgent_.moved_bytes();
+  Status status = urgent_.Execute(agreed);
+  if (timed && status.ok()) FeedAutotune(urgent_.moved_bytes() - before, began, Now());
+  return status;
 }
 
 // A collective waits for ranks below this one, so all of an agreement must be on its way to them
@@ -225,40 +319,70 @@ Status ProcessSet::HandDownDecisions() {
 }
 
 void ProcessSet::Adopt(const Tuning& tuning) {
-  executor_.Retune(tuning);
+  urgent_.Retune(tuning);
+  bulk_.Add({.responses = {}, .tuning = tuning});
   const std::lock_guard lock(tuning_mutex_);
   tuning_ = tuning;
 }
 
-void ProcessSet::FeedAutotune(TimePoint began) {
-  const std::uint64_t bytes = executor_.moved_bytes() - autotuned_bytes_;
-  autotuned_bytes_ = executor_.moved_bytes();
-  const auto better = options_.autotune->Step(bytes, began, Now());
+void ProcessSet::FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint ended) {
+  const auto better = options_.autotune->Step(bytes, began, ended);
   if (better) negotiator_.Retune(*better);
 }
 
-// Progress lock held. The set is lost: say so to everybody, keep nobody waiting.
-void ProcessSet::FailClosed(const Status& cause) {
-  if (failed_.exchange(true)) return;
+// The set is lost: say so to everybody, keep nobody waiting.
+void ProcessSet::Fail(const Status& cause) {
+  if (failing_.exchange(true)) return;
   next_tick_.store(TimePoint::max().time_since_epoch().count());
   board_->Abort(options_.rank, InProcessSet(options_.id, cause));
-  const Status first_cause = board_->abort_status();
-  for (const auto& handle : queue_.Close(first_cause)) handle->Complete(first_cause);
+}
+
+// Handles may only be given up when no lane touches their memory any more; the abort sees to that
+// soon. Whoever leaves a lane tries.
+void ProcessSet::CloseIfFailed() {
+  if (!failing_.load() || failed_.load()) return;
+  const std::unique_lock progress(progress_mutex_, std::try_to_lock);
+  if (!progress.owns_lock()) return;
+  const std::unique_lock bulk = bulk_.TryLock();
+  if (!bulk.owns_lock() || failed_.load()) return;
+  const Status cause = board_->abort_status();
+  for (const auto& handle : queue_.Close(cause)) handle->Complete(cause);
   Log(LogLevel::kDebug, global_rank(),
-      fmt::format("process set {} failed closed: {}", options_.id, first_cause.message()));
-  if (options_.on_failure) options_.on_failure(first_cause);
+      fmt::format("process set {} failed closed: {}", options_.id, cause.message()));
+  failed_.store(true);
+  WakeWaiters();
+  if (options_.on_failure) options_.on_failure(cause);
+}
+
+Status ProcessSet::RunOrdered(CollectiveCall& call) {
+  const std::lock_guard lock(ordered_mutex_);
+  if (failing_.load()) return board_->abort_status();
+  if (ordered_ == nullptr) {
+    return InProcessSet(options_.id,
+                        Error(StatusCode::kShutDown, "rank {} has left", global_rank()));
+  }
+  Status status = ordered_->Execute(call);
+  if (!status.ok()) Fail(status);
+  return status;
 }
 
 void ProcessSet::RunInBackground(std::stop_token stop) {
   const std::stop_callback wake_to_stop(stop, [this] { bell().Wake(); });
   const auto must_wake = [&] {
-    return stop.stop_requested() || (HasWork() && !bell().attended() && !progressing_.load());
+    return stop.stop_requested() || NeedsBulkRunner() ||
+           (HasWork() && !bell().attended() && !progressing_.load());
   };
+  const auto enough = [&] { return bulk_waiters_.load() != 0; };
   while (!stop.stop_requested()) {
     // Another thread that works for the set is better placed than this one.
     const TimePoint tick{Duration(next_tick_.load())};
     if (!bell().attended() && queue_.has_fresh()) CollectSubmissions(stop);
-    if (!bell().attended() && (HasWork() || Now() >= tick) && TryProgress()) continue;
+    const bool due = HasWork() || Now() >= tick;
+    const bool worked = !bell().attended() && due && TryProgress();
+    const bool runs = NeedsBulkRunner();
+    if (runs) RunBulk(enough);
+    CloseIfFailed();
+    if (worked || runs) continue;
     const Sleep depth = queue_.pending() != 0 ? Sleep::kBackup : Sleep::kIdle;
     bell().SleepUnless(must_wake, depth, std::min(tick, Now() + kLongestSleep));
   }
@@ -268,12 +392,13 @@ void ProcessSet::RunInBackground(std::stop_token stop) {
 // core from that very pass, so the first one opens a window in which the next ones make no noise.
 void ProcessSet::CollectSubmissions(const std::stop_token& stop) {
   const auto enough = [&] {
-    return stop.stop_requested() || bell().attended() || board_->aborted() ||
+    return stop.stop_requested() || bell().attended() || board_->aborted() || flushed_.load() ||
            queue_.fresh_bytes() >= kWorthWaking;
   };
   collecting_.store(true);
   bell().SleepUnless(enough, Sleep::kIdle, Now() + kCollectFor);
   collecting_.store(false);
+  flushed_.store(false);
 }
 
 void ProcessSet::Abort(const Status& cause) {
@@ -292,12 +417,18 @@ void ProcessSet::Leave(Duration patience) {
 // Peers may already be in the middle of what this rank has submitted, so that is finished first.
 void ProcessSet::LeaveGroup(Duration patience) {
   const TimePoint deadline = Now() + patience;
-  const auto can_go_on = [&] {
-    return queue_.pending() == 0 || failed_.load() || (HasWork() && !progressing_.load());
+  std::unique_lock ordered(ordered_mutex_, std::defer_lock);
+  const auto busy = [&] {
+    return queue_.pending() != 0 || !bulk_.idle() || !(ordered.owns_lock() || ordered.try_lock());
   };
-  while (queue_.pending() != 0 && !failed_.load() && Now() < deadline) {
+  const auto can_go_on = [&] {
+    return !busy() || failed_.load() || (HasWork() && !progressing_.load()) || NeedsBulkRunner();
+  };
+  while (busy() && !failed_.load() && Now() < deadline) {
     if (SpinUntil(wait_policy_, can_go_on)) {
       if (!HasWork() || !TryProgress()) YieldCore();
+      RunBulk([] { return false; });
+      CloseIfFailed();
     } else {
       bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, Now() + kLeavingCheck));
     }
@@ -305,19 +436,27 @@ void ProcessSet::LeaveGroup(Duration patience) {
   const Status gone = InProcessSet(
       options_.id, Error(StatusCode::kShutDown, "rank {} has {}; its pending operations: {}",
                          global_rank(), options_.id == 0 ? "shut down" : "left", queue_.pending()));
-  if (queue_.pending() != 0) board_->Abort(options_.rank, gone);
-  while (!progress_mutex_.try_lock()) YieldCore();  // an abort has freed whoever holds it
-  if (!failed_.load() && !board_->aborted()) {
-    negotiator_.Leave();
-    actions_.clear();
-    negotiator_.Take(actions_);
-    const Status sent = control_.Send(actions_.send);
-    const TimePoint flushed_by = Now() + kShutdownPatience;
-    while (sent.ok() && !control_.Flush() && Now() < flushed_by) YieldCore();
-  }
+  if (busy()) board_->Abort(options_.rank, gone);
+  // An abort frees whoever holds these.
+  std::unique_lock progress(progress_mutex_, std::defer_lock);
+  while (!progress.try_lock()) YieldCore();
+  std::unique_lock bulk = bulk_.TryLock();
+  for (; !bulk.owns_lock(); bulk = bulk_.TryLock()) YieldCore();
+  while (!ordered.owns_lock() && !ordered.try_lock()) YieldCore();
+  if (!failing_.load() && !board_->aborted()) SayGoodbye();
+  ordered_.reset();
   for (const auto& handle : queue_.Close(gone)) handle->Complete(gone);
+  failing_.store(true);
   failed_.store(true);
-  progress_mutex_.unlock();
+}
+
+void ProcessSet::SayGoodbye() {
+  negotiator_.Leave();
+  actions_.clear();
+  negotiator_.Take(actions_);
+  const Status sent = control_.Send(actions_.send);
+  const TimePoint flushed_by = Now() + kShutdownPatience;
+  while (sent.ok() && !control_.Flush() && Now() < flushed_by) YieldCore();
 }
 
 }  // namespace hora

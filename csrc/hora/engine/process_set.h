@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stop_token>
 #include <thread>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "hora/base/config.h"
 #include "hora/base/status.h"
 #include "hora/engine/autotune.h"
+#include "hora/engine/bulk_lane.h"
 #include "hora/engine/control_plane.h"
 #include "hora/engine/executor.h"
 #include "hora/negotiation/negotiator.h"
@@ -37,14 +39,15 @@ struct ProcessSetOptions {
   std::function<void(const Status&)> on_failure;
 };
 
-// Owns the queue, negotiator, executor and one background thread of the set; shares its board. A
-// set has a progress lock of its own, so a collective of one set never waits for another set's: two
-// overlapping sets may run their collectives in different orders on different ranks. Public
-// members: any thread, unless said otherwise. Ranks are places in the set, except in texts.
+// Owns the queue, negotiator, lanes and one background thread of the set; shares its board. A set
+// has locks of its own, so a collective of one set never waits for another set's: two overlapping
+// sets may run their collectives in different orders on different ranks. Public members: any
+// thread, unless said otherwise. Ranks are places in the set, except in texts.
 //
-// Whoever waits, works: a thread in Wait takes the progress lock and runs the set itself. The
-// background thread does so only for asynchronous work that nobody waits for; with nothing pending
-// it sleeps, and costs nothing.
+// Whoever waits, works: a thread in Wait takes the progress lock, negotiates and runs what is
+// urgent itself; who waits for a large operation runs the bulk lane besides. The background thread
+// does so only for asynchronous work that nobody waits for; with nothing pending it sleeps, and
+// costs nothing.
 class ProcessSet {
  public:
   static constexpr Duration kShutdownPatience = std::chrono::seconds(2);
@@ -65,8 +68,16 @@ class ProcessSet {
   // woken. A broadcast's root_rank is a place in the set.
   Status Submit(TensorEntry entry, bool will_wait);
 
+  // Nothing more will be submitted for now: what has been need not wait for company.
+  void Flush();
+
   // Works until the handle is done (kWoken), the deadline, or a signal (kInterrupted: call again).
   WakeReason Wait(const Handle& handle, TimePoint deadline);
+
+  // A collective in program order, without negotiation: every rank makes the same calls in the same
+  // order, whatever it submits by name besides. Blocks until done. A call that other threads make
+  // meanwhile waits its turn. Not OK: the set is lost.
+  Status RunOrdered(CollectiveCall& call);
 
   // Ends the set for all of its ranks.
   void Abort(const Status& cause);
@@ -77,18 +88,26 @@ class ProcessSet {
   void Leave(Duration patience = kShutdownPatience);
 
  private:
-  bool HasWork() const;
+  bool HasWork() const;  // for the progress context
+  bool NeedsBulkRunner() const;
+  void Work(const Handle& awaited);
   bool TryProgress();  // false when another thread has the progress lock
-  void Progress();     // progress lock held
+  void RunBulk(const std::function<bool()>& enough);
+  Status GiveWay();  // between the steps of a bulk collective
+  void Progress();   // progress lock held, as for those below
   Status ExecuteAgreed();
+  Status ExecuteLanes(std::span<Response> agreed);
   Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
-  void FeedAutotune(TimePoint began);
-  void FailClosed(const Status& cause);
+  void FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint ended);
+  void Fail(const Status& cause);  // any thread
+  void CloseIfFailed();            // no lock held
+  void WakeWaiters() const;
   void HandOver();
   void RunInBackground(std::stop_token stop);
   void CollectSubmissions(const std::stop_token& stop);
   void LeaveGroup(Duration patience);
+  void SayGoodbye();
   int global_rank() const { return options_.names.Of(options_.rank); }
 
   Doorbell& bell() const { return board_->flags(options_.rank).doorbell; }
@@ -101,17 +120,25 @@ class ProcessSet {
   std::mutex progress_mutex_;  // guards the stages below
   ControlPlane control_;       // NeedsAttention: any thread
   Negotiator negotiator_;
-  Executor executor_;
+  Executor urgent_;
   std::vector<Request> fresh_;
   NegotiatorActions actions_;
-  std::uint64_t autotuned_bytes_ = 0;  // that autotune has been told of
+
+  BulkLane bulk_;
+
+  std::mutex ordered_mutex_;
+  std::unique_ptr<CollectiveBackend> ordered_;  // ordered_mutex_
 
   mutable std::mutex tuning_mutex_;
   Tuning tuning_;  // tuning_mutex_
 
   std::atomic<bool> progressing_{false};  // somebody holds progress_mutex_
-  std::atomic<bool> failed_{false};
+  std::atomic<bool> failing_{false};      // the group is lost, and told so
+  std::atomic<bool> failed_{false};       // … and no handle is open any more
+  std::atomic<int> urgent_waiters_{0};    // threads in Wait, by what they wait for
+  std::atomic<int> bulk_waiters_{0};
   std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
+  std::atomic<bool> flushed_{false};      // … which it need not any longer
   std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
   bool left_ = false;
   std::jthread background_;  // last: uses all of the above

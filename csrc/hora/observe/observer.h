@@ -15,16 +15,17 @@ struct OpLabel {
   int process_set = 0;
   OpKind kind = OpKind::kAllreduce;
   std::string_view name;
+  bool bulk = false;  // of a batch: on the bulk lane
 };
 
-// Called by the progress contexts (one per process set) unless said otherwise, so it must be quick;
-// nothing may block or throw.
+// Called by whatever threads run the lanes of the process sets, so it must be quick; nothing may
+// block or throw.
 class Observer {
  public:
   virtual ~Observer() = default;
-  virtual void OnSubmit(const OpLabel&, std::uint64_t /*bytes*/) {}  // any thread
+  virtual void OnSubmit(const OpLabel&, std::uint64_t /*bytes*/) {}
   virtual void OnAgreed(const OpLabel&) {}
-  // `label` is the first member's; one batch of a process set at a time.
+  // `label` is the first member's; one batch of a process set and lane at a time.
   virtual void OnBatchBegin(const OpLabel&, std::size_t /*members*/, std::uint64_t /*bytes*/) {}
   virtual void OnBatchEnd(const OpLabel&, const Status&) {}
   virtual void OnComplete(const OpLabel&, const Status&) {}

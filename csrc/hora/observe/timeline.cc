@@ -110,6 +110,7 @@ void Timeline::Write(File& file) {
 void Timeline::Record(TraceEvent event, const OpLabel& label, const Status* status) {
   event.op = label.kind;
   event.process_set = label.process_set;
+  event.bulk = label.bulk;
   const bool failed = status != nullptr && !status->ok();
   queue_.Push(event, label.name, failed ? std::string_view(status->message()) : "", clock_);
 }

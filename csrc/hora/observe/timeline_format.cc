@@ -52,6 +52,11 @@ std::size_t SequenceLength(std::string_view text) {
   return length;
 }
 
+std::string InSet(const TraceEvent& event, std::string_view what) {
+  if (event.process_set == 0) return std::string(what);
+  return fmt::format("process set {}: {}", event.process_set, what);
+}
+
 }  // namespace
 
 std::string JsonEscaped(std::string_view text) {
@@ -134,14 +139,15 @@ void TimelineFormat::WriteCycle(const TraceEvent& event, Set& set, std::string& 
 void TimelineFormat::WriteBatch(const TraceEvent& event, Set& set, std::string_view error,
                                 std::string& out) {
   set.agreeing = false;
+  Track& batches = BatchesOf(event, set, out);
   const Phase after = event.point == TracePoint::kBatchBegin ? Phase::kRunning : Phase::kNone;
-  if (set.batches.phase == Phase::kRunning) {
-    out += Head('E', "", set.batches.id, event.time);
+  if (batches.phase == Phase::kRunning) {
+    out += Head('E', "", batches.id, event.time);
     fmt::format_to(std::back_inserter(out), R"(,"args":{}}})", ErrorArgs(error));
   }
-  set.batches.phase = after;
+  batches.phase = after;
   if (after == Phase::kNone) return;
-  out += Head('B', Upper(ToString(event.op)), set.batches.id, event.time);
+  out += Head('B', Upper(ToString(event.op)), batches.id, event.time);
   fmt::format_to(std::back_inserter(out),
                  R"(,"args":{{"members":{},"bytes":{},"process_set":{}}}}})", event.members,
                  event.bytes, event.process_set);
@@ -178,12 +184,17 @@ TimelineFormat::Track& TimelineFormat::TrackOf(const TraceEvent& event, std::str
 TimelineFormat::Set& TimelineFormat::SetOf(const TraceEvent& event, std::string& out) {
   auto found = sets_.find(event.process_set);
   if (found == sets_.end()) {
-    const std::string label = event.process_set == 0
-                                  ? "batches"
-                                  : fmt::format("process set {}: batches", event.process_set);
-    found = sets_.emplace(event.process_set, Set{.batches = NewTrack(label, out)}).first;
+    Set set{.batches = NewTrack(InSet(event, "batches"), out), .bulk_batches = {}};
+    found = sets_.emplace(event.process_set, set).first;
   }
   return found->second;
+}
+
+TimelineFormat::Track& TimelineFormat::BatchesOf(const TraceEvent& event, Set& set,
+                                                 std::string& out) {
+  if (!event.bulk) return set.batches;
+  if (set.bulk_batches.id == 0) set.bulk_batches = NewTrack(InSet(event, "bulk batches"), out);
+  return set.bulk_batches;
 }
 
 TimelineFormat::Track TimelineFormat::NewTrack(std::string_view label, std::string& out) {

@@ -19,8 +19,8 @@ struct WallClockAnchor {
 };
 
 // One process per rank, one track per tensor with the phases of its operations, one track of
-// batches per process set. Whatever events are missing (the trace began in the middle, or some were
-// dropped), a phase never ends that did not begin, and one ends before the next begins.
+// batches per process set and lane. Whatever events are missing (the trace began in the middle, or
+// some were dropped), a phase never ends that did not begin, and one ends before the next begins.
 //
 // Pure text; one thread at a time. Remembers every name that it has seen.
 class TimelineFormat {
@@ -40,6 +40,7 @@ class TimelineFormat {
   };
   struct Set {
     Track batches;
+    Track bulk_batches;     // no id: there were none yet
     bool agreeing = false;  // the last event was an operation of the current agreement
   };
   using TrackKey = std::tuple<std::int32_t, OpKind, std::string>;
@@ -52,6 +53,7 @@ class TimelineFormat {
 
   Track& TrackOf(const TraceEvent& event, std::string_view name, std::string& out);
   Set& SetOf(const TraceEvent& event, std::string& out);
+  Track& BatchesOf(const TraceEvent& event, Set& set, std::string& out);
   Track NewTrack(std::string_view label, std::string& out);
   std::string Head(char phase, std::string_view name, int track, TimePoint time) const;
 

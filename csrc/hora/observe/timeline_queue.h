@@ -20,6 +20,7 @@ struct TraceEvent {
   TracePoint point = TracePoint::kSubmit;
   OpKind op = OpKind::kAllreduce;
   std::int32_t process_set = 0;
+  bool bulk = false;  // kBatchBegin, kBatchEnd
   TimePoint time;
   std::uint64_t bytes = 0;
   std::uint32_t members = 0;  // kBatchBegin

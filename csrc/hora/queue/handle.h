@@ -43,6 +43,10 @@ class Handle {
   const std::vector<std::shared_ptr<Gathered>>& gathered() const { return gathered_; }
   int last_joined() const { return last_joined_; }  // join: the global rank that joined last
 
+  // Whether it is expected to take the bulk lane: a hint for who waits. Set before it is submitted.
+  bool is_bulk() const { return is_bulk_; }
+  void set_bulk(bool is_bulk) { is_bulk_ = is_bulk; }
+
   // A second completion is a broken invariant.
   void Complete(Status status, std::vector<std::shared_ptr<Gathered>> gathered = {},
                 int last_joined = -1);
@@ -52,6 +56,7 @@ class Handle {
   Status status_;
   std::vector<std::shared_ptr<Gathered>> gathered_;
   int last_joined_ = -1;
+  bool is_bulk_ = false;
   std::atomic<bool> done_{false};
 };
 

@@ -46,12 +46,12 @@ TEST(Config, ReadsEverySetting) {
   EXPECT_EQ(config->stall_warning, std::chrono::milliseconds(250));
   EXPECT_EQ(config->stall_abort, std::chrono::seconds(2));
   EXPECT_EQ(config->start_timeout, std::chrono::seconds(10));
-  EXPECT_EQ(config->fusion_threshold_bytes, 0u);
-  EXPECT_EQ(config->window_bytes, 8192u);
+  EXPECT_EQ(config->data_plane.fusion_threshold_bytes, 0u);
+  EXPECT_EQ(config->data_plane.window_bytes, 8192u);
   EXPECT_EQ(config->cache_capacity, 7u);
   EXPECT_EQ(config->tree_fan_out, 3);
-  EXPECT_EQ(config->chunk_bytes, 4096u);
-  EXPECT_EQ(config->small_allreduce_bytes, 100u);
+  EXPECT_EQ(config->data_plane.chunk_bytes, 4096u);
+  EXPECT_EQ(config->data_plane.small_allreduce_bytes, 100u);
   EXPECT_TRUE(config->join_divides_by_size);
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
 }

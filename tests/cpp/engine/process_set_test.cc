@@ -135,7 +135,7 @@ TEST(ProcessSet, UnknownAndForeignSetsAreNamed) {
 
 TEST(ProcessSet, MayBeAddedAndRemovedManyTimes) {
   RankGroupOptions options{.size = 3, .config = {}};
-  options.config.window_bytes = 64u << 10;
+  options.config.data_plane.window_bytes = 64u << 10;
   std::int64_t before = 0;
   RunRanks(options, [&](RankContext& self) {
     ASSERT_TRUE(self.Wait(self.Barrier("all are here")).ok());

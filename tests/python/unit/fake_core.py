@@ -183,7 +183,7 @@ class FakeCore:
         return [(0, "allreduce", name, 1.5) for _, name in self._open]
 
     def tuning(self):
-        return {"fusion_threshold_bytes": 1 << 27, "chunk_bytes": 1, "small_allreduce_bytes": 2, "urgent_bytes": 3}
+        return {"fusion_threshold_bytes": 1 << 27, "chunk_bytes": 1, "urgent_bytes": 2}
 
     def forget_compiled_names(self, process_set=None):
         pass
