@@ -7,6 +7,7 @@
 
 #include "hora/base/rank_set.h"
 #include "hora/base/status.h"
+#include "hora/collectives/in_place_plan.h"
 #include "hora/tensor/byte_stream.h"
 #include "hora/wire/request.h"
 #include "hora/wire/tunables.h"
@@ -33,6 +34,9 @@ struct CollectiveCall {
   int divisor = 1;  // of an average; allreduce, reducescatter
   // adasum: bytes of each tensor in the batch, in order; dot products never cross a tensor.
   std::vector<std::uint64_t> tensor_bytes;
+  // allreduce, without absent ranks: what of this rank's memory could be reduced in place, in which
+  // input and output are the same. All ranks have a plan or none has. A backend may leave it be.
+  InPlacePlan* in_place = nullptr;
 };
 
 class CollectiveBackend {

@@ -21,6 +21,8 @@ void Metrics::OnBatchBegin(const OpLabel&, std::size_t, std::uint64_t bytes) {
   Add(batch_bytes_, bytes);
 }
 
+void Metrics::OnInPlace(const OpLabel&, std::uint64_t bytes) { Add(in_place_bytes_, bytes); }
+
 void Metrics::OnComplete(const OpLabel&, const Status& status) {
   Add(status.ok() ? completed_ : failed_);
 }
@@ -29,7 +31,7 @@ std::vector<std::pair<std::string_view, std::uint64_t>> Metrics::Values() const 
   return {{"submitted", submitted_},    {"submitted_bytes", submitted_bytes_},
           {"agreed", agreed_},          {"completed", completed_},
           {"failed", failed_},          {"batches", batches_},
-          {"batch_bytes", batch_bytes_}};
+          {"batch_bytes", batch_bytes_}, {"in_place_bytes", in_place_bytes_}};
 }
 
 }  // namespace hora

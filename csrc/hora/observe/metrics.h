@@ -17,6 +17,7 @@ class Metrics final : public Observer {
   void OnSubmit(const OpLabel& label, std::uint64_t bytes) override;
   void OnAgreed(const OpLabel& label) override;
   void OnBatchBegin(const OpLabel& label, std::size_t members, std::uint64_t bytes) override;
+  void OnInPlace(const OpLabel& label, std::uint64_t bytes) override;
   void OnComplete(const OpLabel& label, const Status& status) override;
 
   // Name and value, in a fixed order.
@@ -32,6 +33,7 @@ class Metrics final : public Observer {
   Counter failed_{0};
   Counter batches_{0};
   Counter batch_bytes_{0};
+  Counter in_place_bytes_{0};
 };
 
 }  // namespace hora

@@ -27,6 +27,8 @@ class Observer {
   virtual void OnAgreed(const OpLabel&) {}
   // `label` is the first member's; one batch of a process set and lane at a time.
   virtual void OnBatchBegin(const OpLabel&, std::size_t /*members*/, std::uint64_t /*bytes*/) {}
+  // So much of the present batch was reduced where it lay, in symmetric memory.
+  virtual void OnInPlace(const OpLabel&, std::uint64_t /*bytes*/) {}
   virtual void OnBatchEnd(const OpLabel&, const Status&) {}
   virtual void OnComplete(const OpLabel&, const Status&) {}
 };

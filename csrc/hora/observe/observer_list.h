@@ -22,6 +22,9 @@ class ObserverList final : public Observer {
   void OnBatchBegin(const OpLabel& label, std::size_t members, std::uint64_t bytes) override {
     for (Observer* each : observers_) each->OnBatchBegin(label, members, bytes);
   }
+  void OnInPlace(const OpLabel& label, std::uint64_t bytes) override {
+    for (Observer* each : observers_) each->OnInPlace(label, bytes);
+  }
   void OnBatchEnd(const OpLabel& label, const Status& status) override {
     for (Observer* each : observers_) each->OnBatchEnd(label, status);
   }

@@ -28,6 +28,8 @@ constexpr std::size_t kReservePiece = 16u << 20;
 // Larger mappings are left to be touched on use: mapping them takes longer than it saves.
 constexpr std::size_t kPopulateLimit = 64u << 20;
 
+constexpr std::size_t kHugePage = 2u << 20;
+
 constexpr auto kLargestOffset = static_cast<std::size_t>(std::numeric_limits<off_t>::max());
 
 constexpr double kMiB = 1024.0 * 1024.0;
@@ -66,25 +68,7 @@ std::size_t LargestFile() {
   return limit.rlim_cur;
 }
 
-Status CheckThereIsRoom(std::size_t offset, std::size_t bytes) {
-  if (const std::size_t available = AvailableMemory(); bytes > available) {
-    return Error(
-        StatusCode::kResource,
-        "shared memory: need {:.1f} MiB, have {:.1f} MiB; free memory, raise the container's "
-        "limit, or set a smaller HORA_WINDOW_BYTES",
-        static_cast<double>(bytes) / kMiB, static_cast<double>(available) / kMiB);
-  }
-  if (const std::size_t largest = LargestFile(); bytes > largest || offset > largest - bytes) {
-    return Error(
-        StatusCode::kResource,
-        "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)",
-        offset + bytes, largest);
-  }
-  return Status::Ok();
-}
-
-Status Reserve(int fd, std::size_t offset, std::size_t bytes) {
-  if (Status status = CheckThereIsRoom(offset, bytes); !status.ok()) return status;
+Status Allocate(int fd, std::size_t offset, std::size_t bytes) {
   for (std::size_t done = 0; done < bytes;) {
     const std::size_t piece = std::min(kReservePiece, bytes - done);
     const int error =
@@ -93,8 +77,8 @@ Status Reserve(int fd, std::size_t offset, std::size_t bytes) {
     if (error != 0) {
       return Error(
           StatusCode::kResource,
-          "shared memory: need {:.1f} MiB, got {:.1f} MiB: {}; free memory or set a smaller "
-          "HORA_WINDOW_BYTES",
+          "shared memory: need {:.1f} MiB, got {:.1f} MiB: {}; free memory or ask for less "
+          "(HORA_WINDOW_BYTES for the windows)",
           static_cast<double>(bytes) / kMiB, static_cast<double>(done) / kMiB,
           std::strerror(error));
     }
@@ -103,18 +87,37 @@ Status Reserve(int fd, std::size_t offset, std::size_t bytes) {
   return Status::Ok();
 }
 
-Result<std::span<std::byte>> Map(int fd, std::size_t offset, std::size_t bytes) {
+Status Reserve(int fd, std::size_t offset, std::size_t bytes) {
+  if (Status status = Segment::CheckRoom(offset, bytes); !status.ok()) return status;
+  return Allocate(fd, offset, bytes);
+}
+
+// Addresses that are free and lie to huge pages as `offset` does; should another thread take them,
+// small pages will do.
+void* PlaceForHugePages(std::size_t offset, std::size_t bytes) {
+  const std::size_t room = bytes + kHugePage;
+  void* const found = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (found == MAP_FAILED) return nullptr;
+  munmap(found, room);
+  const auto address = reinterpret_cast<std::uintptr_t>(found);
+  return static_cast<std::byte*>(found) + (offset - address) % kHugePage;
+}
+
+Result<std::span<std::byte>> MapAt(void* place, int fd, std::size_t offset, std::size_t bytes) {
   void* const start =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
+      mmap(place, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (start == MAP_FAILED) {
     return Fail(Error(StatusCode::kResource, "shared memory: cannot map {} bytes: {}", bytes,
                       std::strerror(errno)));
   }
-#ifdef MADV_POPULATE_WRITE
-  // Saves the page faults of the first collective. Older kernels do not know it, which is no loss.
-  if (bytes <= kPopulateLimit) madvise(start, bytes, MADV_POPULATE_WRITE);
-#endif
   return std::span<std::byte>(static_cast<std::byte*>(start), bytes);
+}
+
+// Touched now, which saves the page faults of the first collective.
+Result<std::span<std::byte>> Map(int fd, std::size_t offset, std::size_t bytes) {
+  Result<std::span<std::byte>> mapped = MapAt(nullptr, fd, offset, bytes);
+  if (mapped && bytes <= kPopulateLimit) Segment::Populate(*mapped);
+  return mapped;
 }
 
 // The size of a memfd that cannot shrink while it is mapped.
@@ -193,6 +196,42 @@ Result<Segment> Segment::AttachPart(int fd, std::size_t offset, std::size_t byte
   Result<std::span<std::byte>> mapped = Map(fd, offset, bytes);
   if (!mapped) return Fail(std::move(mapped.error()));
   return Segment(-1, *mapped);
+}
+
+Status Segment::CheckRoom(std::size_t offset, std::size_t bytes) {
+  if (const std::size_t available = AvailableMemory(); bytes > available) {
+    return Error(
+        StatusCode::kResource,
+        "shared memory: need {:.1f} MiB, have {:.1f} MiB; free memory, raise the container's "
+        "limit, or ask for less (HORA_WINDOW_BYTES for the windows)",
+        static_cast<double>(bytes) / kMiB, static_cast<double>(available) / kMiB);
+  }
+  if (const std::size_t largest = LargestFile(); bytes > largest || offset > largest - bytes) {
+    return Error(
+        StatusCode::kResource,
+        "shared memory: need {} bytes, but the file size limit is {}; raise it (ulimit -f)",
+        offset + bytes, largest);
+  }
+  return Status::Ok();
+}
+
+Result<Segment> Segment::MapPart(int fd, std::size_t offset, std::size_t bytes) {
+  const bool large = bytes >= kHugePage;
+  Result<std::span<std::byte>> mapped =
+      MapAt(large ? PlaceForHugePages(offset, bytes) : nullptr, fd, offset, bytes);
+  if (!mapped) return Fail(std::move(mapped.error()));
+  if (large) madvise(mapped->data(), bytes, MADV_HUGEPAGE);
+  return Segment(-1, *mapped);
+}
+
+Status Segment::ReservePart(int fd, std::size_t offset, std::size_t bytes) {
+  return Allocate(fd, offset, bytes);
+}
+
+void Segment::Populate([[maybe_unused]] std::span<std::byte> bytes) {
+#ifdef MADV_POPULATE_WRITE
+  madvise(bytes.data(), bytes.size(), MADV_POPULATE_WRITE);
+#endif
 }
 
 void Segment::FreePart(int fd, std::size_t offset, std::size_t bytes) {

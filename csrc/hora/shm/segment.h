@@ -25,12 +25,22 @@ class Segment {
   // AttachPart refuses what lies beyond the end.
   static Result<Segment> CreatePart(int fd, std::size_t offset, std::size_t bytes);
   static Result<Segment> AttachPart(int fd, std::size_t offset, std::size_t bytes);
+  // The steps of CreatePart one by one, for a part that several processes fill together. CheckRoom:
+  // whether so much memory is there to be reserved. ReservePart: makes sure of it, and lets the
+  // memory grow; what is there stays as it is. MapPart: maps what is there and what will be, where
+  // it suits huge pages, and asks for these; touching what nobody has reserved may end in SIGBUS.
+  static Status CheckRoom(std::size_t offset, std::size_t bytes);
+  static Status ReservePart(int fd, std::size_t offset, std::size_t bytes);
+  static Result<Segment> MapPart(int fd, std::size_t offset, std::size_t bytes);
   // Gives the memory of a part back; whoever still has it mapped reads zeros.
   static void FreePart(int fd, std::size_t offset, std::size_t bytes);
 
   Segment(Segment&& other) noexcept;
   Segment& operator=(Segment&& other) noexcept;
   ~Segment();
+
+  // Spares whole pages of a mapping the faults of their first touch. A hint: older kernels ignore it.
+  static void Populate(std::span<std::byte> bytes);
 
   std::span<std::byte> bytes() const { return bytes_; }
   int fd() const { return fd_; }

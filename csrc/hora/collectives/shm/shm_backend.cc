@@ -1,6 +1,7 @@
 #include "hora/collectives/shm/shm_backend.h"
 
 #include "hora/base/check.h"
+#include "hora/collectives/shm/in_place.h"
 
 namespace hora {
 namespace {
@@ -91,7 +92,8 @@ void CheckCall(const CollectiveCall& call, const StepWindows& windows) {
 Status Run(StepWindows& windows, ReduceState& reduce, CollectiveCall& call) {
   switch (call.params.kind) {
     case OpKind::kAllreduce:
-      return ShmAllreduce(windows, reduce, call);
+      return call.in_place == nullptr ? ShmAllreduce(windows, reduce, call)
+                                      : ShmAllreduceInPlace(windows, reduce, call);
     case OpKind::kReducescatter:
       return ShmReducescatter(windows, reduce, call);
     case OpKind::kAllgather:
