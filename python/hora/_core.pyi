@@ -48,6 +48,14 @@ class Gathered:
         """A one-dimensional uint8 tensor; view it as the dtype that was gathered."""
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
+class SymmetricMemory:
+    """This rank's slice of memory that all ranks of a set see, kept until the last tensor is gone."""
+
+    nbytes: int
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        """A one-dimensional uint8 tensor over the slice."""
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
 class Topology:
     rank: int
     size: int
@@ -93,6 +101,16 @@ def remove_process_set(process_set: int) -> None:
 
 def process_sets() -> dict[int, list[int]]:
     """Global ranks of every set that exists, by id, those without this rank included."""
+
+def symmetric_memory(process_set: int, nbytes: int, what: str) -> SymmetricMemory | None:
+    """Memory that all ranks of the set see, zeros; None for no bytes, or with one rank.
+
+    Collective over the set, with the same arguments; ``what`` describes them to people. An error is
+    the same on every rank, and the group goes on.
+    """
+
+def flush(process_set: int = 0) -> None:
+    """Says that nothing more will be submitted for now; what has been need not wait for company."""
 
 def submit(
     kind: int,

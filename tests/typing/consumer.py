@@ -52,6 +52,9 @@ def operations(tensor: torch.Tensor, pair: list[torch.Tensor], group: hvd.Proces
     assert_type(hvd.reducescatter(tensor, compression=hvd.Compression.bf16), torch.Tensor)
     assert_type(hvd.join(), int)
     hvd.barrier(process_set=group)
+    shared = hvd.symmetric_empty(2, 3, dtype=torch.bfloat16, process_set=group)
+    assert_type(shared, torch.Tensor)
+    assert_type(hvd.symmetric_empty(pair[0].shape), torch.Tensor)
 
 
 def training(model: torch.nn.Module, loss: torch.Tensor) -> None:

@@ -78,6 +78,7 @@ Status BulkLane::Run(const std::function<bool()>& enough, const std::function<vo
 
 Status BulkLane::Execute(const Work& work) {
   if (work.tuning) executor_->Retune(*work.tuning);
+  if (work.symmetric != nullptr) executor_->LookForSymmetricMemory(work.symmetric);
   if (work.responses.empty()) return Status::Ok();
   const TimePoint began = timed_ ? Now() : TimePoint{};
   const std::uint64_t before = executor_->moved_bytes();

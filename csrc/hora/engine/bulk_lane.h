@@ -33,7 +33,9 @@ class BulkLane {
   // A part of one agreement.
   struct Work {
     std::vector<Response> responses;  // may be none
-    std::optional<Tuning> tuning;     // in force from the first response on
+    // In force from the first response on:
+    std::optional<Tuning> tuning;
+    std::shared_ptr<const SymmetricHeap> symmetric;
   };
   struct Timing {
     std::uint64_t bytes = 0;

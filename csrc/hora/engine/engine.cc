@@ -5,9 +5,8 @@
 #include <utility>
 
 #include "hora/base/format.h"
-#include "hora/engine/process_set_text.h"
+#include "hora/engine/agreement.h"
 #include "hora/negotiation/wording.h"
-#include "hora/wire/limits.h"
 
 namespace hora {
 namespace {
@@ -16,11 +15,6 @@ std::string RanksText(const std::vector<int>& ranks) {
   RankSet set;
   for (const int rank : ranks) set.Add(rank);
   return hora::RanksText(set);
-}
-
-int PlaceOf(int rank, const std::vector<int>& ranks) {
-  const auto found = std::find(ranks.begin(), ranks.end(), rank);
-  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
 }
 
 std::vector<int> AllRanks(int size) { return RankSet::AllOf(size).ranks(); }
@@ -52,7 +46,7 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
   }
   global_ = MakeSet(0, {}, topology.rank, board_);
   const std::lock_guard lock(sets_mutex_);
-  sets_[0] = {AllRanks(topology.size), 0, global_};
+  sets_[0] = {.ranks = AllRanks(topology.size), .set = global_, .symmetric = AllocatorOf(global_)};
 }
 
 Engine::~Engine() { Shutdown(); }
@@ -64,6 +58,7 @@ std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
                         .rank = place,
                         .names = std::move(names),
                         .board = std::move(board),
+                        .ranks_on_host = topology_.local_size,
                         .tunables = tunables_,
                         .config = config_,
                         .observer = &observers_,
@@ -71,8 +66,18 @@ std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
                         .on_failure = [this](const Status& cause) { FailAll(cause); }});
 }
 
+std::shared_ptr<SymmetricAllocator> Engine::AllocatorOf(std::shared_ptr<ProcessSet> set) const {
+  return std::make_shared<SymmetricAllocator>(board_, std::move(set), config_.stall_abort);
+}
+
 Result<std::shared_ptr<ProcessSet>> Engine::Find(int id) const {
   if (id == 0) return global_;
+  Result<Entry> entry = EntryOf(id);
+  if (!entry) return Fail(std::move(entry.error()));
+  return std::move(entry->set);
+}
+
+Result<Engine::Entry> Engine::EntryOf(int id) const {
   const std::lock_guard lock(sets_mutex_);
   const auto found = sets_.find(id);
   if (found == sets_.end()) {
@@ -82,7 +87,7 @@ Result<std::shared_ptr<ProcessSet>> Engine::Find(int id) const {
     return Fail(Error(StatusCode::kInvalidArgument,
                       "process set {} does not exist; those that do: {}", id, ids));
   }
-  if (found->second.set != nullptr) return found->second.set;
+  if (found->second.set != nullptr) return found->second;
   return Fail(Error(StatusCode::kInvalidArgument, "rank {} is not in process set {} ({})",
                     topology_.rank, id, RanksText(found->second.ranks)));
 }
@@ -127,7 +132,7 @@ Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
   const std::lock_guard one_at_a_time(change_mutex_);
   // The place is used once, also when this fails: a rank that is late may still touch it.
   const int id = next_id_++;
-  Entry entry{.ranks = ranks, .offset = next_offset_, .set = nullptr};
+  Entry entry{.ranks = ranks, .offset = next_offset_};
   const BoardOptions options = BoardOf(id, ranks.size());
   next_offset_ += Board::BytesFor(options);
 
@@ -138,11 +143,15 @@ Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
                         created ? Status::Ok() : created.error());
   if (status.ok()) {
     Result<std::shared_ptr<ProcessSet>> set = Enter(id, entry);
-    if (set) entry.set = *set;
+    if (set && *set != nullptr) {
+      entry.set = *set;
+      entry.symmetric = AllocatorOf(*set);
+    }
     status =
         Agree(fmt::format("hora.process_set.{}.entered", id), set ? Status::Ok() : set.error());
   }
   if (!status.ok()) {
+    entry.symmetric = nullptr;
     entry.set = nullptr;
     if (creator && created) Board::FreeWithin(*board_, entry.offset, options);
     return Fail(Error(status.code(), "a process set of {} cannot be made: {}", RanksText(ranks),
@@ -155,13 +164,14 @@ Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
 
 // This rank's part in a set whose board is there; null when it is not a member.
 Result<std::shared_ptr<ProcessSet>> Engine::Enter(int id, const Entry& entry) {
-  const int place = PlaceOf(topology_.rank, entry.ranks);
+  const RankNames names(entry.ranks);
+  const int place = names.PlaceOf(topology_.rank);
   if (place < 0) return nullptr;
   Result<std::shared_ptr<Board>> board =
       Board::AttachWithin(*board_, entry.offset, BoardOf(id, entry.ranks.size()));
   if (!board) return Fail(std::move(board.error()));
   try {
-    return MakeSet(id, RankNames(entry.ranks), place, std::move(*board));
+    return MakeSet(id, names, place, std::move(*board));
   } catch (const std::exception& failure) {  // no memory, no thread
     return Fail(Status(StatusCode::kResource, failure.what()));
   }
@@ -194,37 +204,14 @@ Status Engine::RemoveProcessSet(int id) {
 }
 
 Status Engine::Agree(const std::string& name, const Status& mine) {
-  // One byte for the code, then the text.
-  std::string said(1, static_cast<char>(mine.code()));
-  said += Shortened(mine.message(), kMaxMessageBytes);
-  auto handle = std::make_shared<Handle>(name);
-  TensorEntry entry;
-  entry.request = {.name = name,
-                   .params = {.kind = OpKind::kAllgather, .dtype = DType::kUInt8, .shape = {0}},
-                   .first_dims = {static_cast<std::int64_t>(said.size())}};
-  entry.input = {.data = reinterpret_cast<std::byte*>(said.data()),
-                 .dtype = DType::kUInt8,
-                 .device = {},
-                 .shape = {static_cast<std::int64_t>(said.size())}};
-  entry.handle = handle;
-  Status status = global_->Submit(std::move(entry), /*will_wait=*/true);
-  if (!status.ok()) return status;
-  // The stall detector ends this well before; `said` must stay until it has.
-  const TimePoint deadline = SteadyClock::Instance().Now() + 2 * config_.stall_abort;
-  while (!handle->done()) {
-    if (global_->Wait(*handle, deadline) != WakeReason::kDeadline) continue;
-    Abort(Error(StatusCode::kStalled, "rank {} waited too long in '{}'", topology_.rank, name));
-  }
-  if (!handle->status().ok()) return handle->status();
-  const Gathered& gathered = *handle->gathered().front();
-  const auto* next = reinterpret_cast<const char*>(gathered.bytes().data());
-  for (std::size_t rank = 0; rank < gathered.rows_by_rank().size(); ++rank) {
-    const std::string_view text(next, static_cast<std::size_t>(gathered.rows_by_rank()[rank]));
-    next += text.size();
-    const auto code = static_cast<StatusCode>(text.front());
-    if (code != StatusCode::kOk) return Error(code, "rank {}: {}", rank, text.substr(1));
-  }
-  return Status::Ok();
+  return AgreeOnStatus(*global_, name, mine, config_.stall_abort);
+}
+
+Result<std::shared_ptr<SymmetricMemory>> Engine::AllocateSymmetric(int id, std::size_t bytes,
+                                                                   std::string_view what) {
+  const Result<Entry> entry = EntryOf(id);
+  if (!entry) return Fail(entry.error());
+  return entry->symmetric->Allocate(bytes, what);
 }
 
 void Engine::FailAll(const Status& cause) {

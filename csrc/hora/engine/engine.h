@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "hora/base/config.h"
@@ -14,6 +15,7 @@
 #include "hora/control/liveness.h"
 #include "hora/engine/autotune.h"
 #include "hora/engine/process_set.h"
+#include "hora/engine/symmetric_allocation.h"
 #include "hora/engine/topology.h"
 #include "hora/observe/metrics.h"
 #include "hora/observe/observer_list.h"
@@ -50,6 +52,11 @@ class Engine {
   // Collective as well: first, every member finishes what it has pending in the set.
   Status RemoveProcessSet(int id);
 
+  // Memory of `bytes` that every rank of the set sees; see SymmetricAllocator::Allocate. Collective
+  // over the set; kInvalidArgument on a rank that is not in it.
+  Result<std::shared_ptr<SymmetricMemory>> AllocateSymmetric(int id, std::size_t bytes,
+                                                             std::string_view what);
+
   // Ends the job for everybody: a rank that is about to fail says why.
   void Abort(const Status& cause);
 
@@ -65,18 +72,20 @@ class Engine {
   struct Entry {
     std::vector<int> ranks;
     std::size_t offset = 0;           // of its board in the segment
-    std::shared_ptr<ProcessSet> set;  // null: this rank is not in it
+    std::shared_ptr<ProcessSet> set;  // null: this rank is not in it, as of the next
+    std::shared_ptr<SymmetricAllocator> symmetric;
   };
 
   Engine(const Topology& topology, const Config& config, HostGroup group);
 
   std::shared_ptr<ProcessSet> MakeSet(int id, RankNames names, int place,
                                       std::shared_ptr<Board> board);
+  std::shared_ptr<SymmetricAllocator> AllocatorOf(std::shared_ptr<ProcessSet> set) const;
   Status CheckRanks(const std::vector<int>& ranks) const;
   BoardOptions BoardOf(int id, std::size_t size) const;
   Result<std::shared_ptr<ProcessSet>> Enter(int id, const Entry& entry);
-  // All ranks say how it went: the first failure, by rank, becomes everybody's status.
   Status Agree(const std::string& name, const Status& mine);
+  Result<Entry> EntryOf(int id) const;  // kInvalidArgument as Find
   void FailAll(const Status& cause);
 
   const Topology topology_;

@@ -64,6 +64,10 @@ void Executor::Retune(const Tuning& tuning) {
   for (const auto& backend : backends_) backend->Retune(tuning);
 }
 
+void Executor::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap) {
+  placement_.emplace(std::move(heap));
+}
+
 Status Executor::Execute(std::span<const Response> responses) {
   Begin(responses);
   const auto threshold = static_cast<std::size_t>(options_.tuning.fusion_threshold_bytes);
@@ -128,8 +132,16 @@ Status Executor::Fused(Batch& batch, std::span<const Response> responses) {
   call.bytes_per_rank = std::move(batch.bytes_per_rank);
   if (IsAdasum(batch.params)) {
     for (const MemberBuffers& each : buffers_) call.tensor_bytes.push_back(each.input.nbytes());
+  } else if (placement_ && IsWorthPlacing(call)) {
+    call.in_place = &placement_->Plan(buffers_);
   }
   return Run(call, batch, first);
+}
+
+// A function of agreed data: the ranks meet for it, whatever each of them finds.
+bool Executor::IsWorthPlacing(const CollectiveCall& call) const {
+  return call.params.kind == OpKind::kAllreduce && call.absent.empty() &&
+         call.bytes_per_rank[0] > options_.tuning.small_allreduce_bytes;
 }
 
 void Executor::FindBuffers(const Batch& batch, std::span<const Response> responses) {
@@ -208,6 +220,9 @@ Status Executor::Run(CollectiveCall& call, const Batch& batch, const Response& f
   const Status status = IsAdasum(batch.params)
                             ? RunAdasum(BackendForAdasum(call.params), options_.rank, call)
                             : BackendFor(batch.params).Execute(call);
+  if (call.in_place != nullptr && call.in_place->done) {
+    observer_.OnInPlace(label, call.in_place->bytes);
+  }
   observer_.OnBatchEnd(label, status);
   return status;
 }

@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "hora/base/status.h"
 #include "hora/collectives/collective_backend.h"
+#include "hora/engine/placement.h"
 #include "hora/fusion/fusion_plan.h"
 #include "hora/fusion/pack.h"
 #include "hora/observe/observer.h"
@@ -44,8 +46,10 @@ class Executor {
   // Completes the handle of `name`, when it is pending here, with an error.
   void Refuse(std::string_view name, const Status& error);
 
-  // In force from the next Execute on.
+  // Both in force from the next Execute on, on all ranks at the same operation: new tuning, and
+  // that allreduces of memory which lies in `heap` shall be done in place.
   void Retune(const Tuning& tuning);
+  void LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap);
 
   std::uint64_t moved_bytes() const { return moved_bytes_; }  // contributed here, by all so far
 
@@ -66,6 +70,7 @@ class Executor {
   void MakeScratch(const Batch& batch, std::span<const Response> responses);
   void AllocateGathered(const Batch::Member& member, const Response& response, TensorView& output);
   void TensorDone(const Response& response, InFlight& in_flight);
+  bool IsWorthPlacing(const CollectiveCall& call) const;
   int DivisorOf(const Response& response) const;
   CollectiveBackend& BackendFor(const OpParams& params);
   CollectiveBackend& BackendForAdasum(OpParams params);
@@ -77,6 +82,7 @@ class Executor {
   std::vector<InFlight> in_flight_;     // by response
   std::vector<MemberBuffers> buffers_;  // by member of the present batch
   std::vector<std::byte> scratch_;      // what an absent rank works on; kept while it is absent
+  std::optional<Placement> placement_;  // once the set has symmetric memory
   std::uint64_t moved_bytes_ = 0;
 };
 

@@ -5,12 +5,15 @@
 #include <functional>
 #include <iterator>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
 #include "hora/collectives/shm/shm_backend.h"
 #include "hora/control/shm_link.h"
+#include "hora/engine/agreement.h"
 #include "hora/engine/process_set_text.h"
 #include "hora/engine/stall_log.h"
 #include "hora/engine/submission.h"
@@ -19,13 +22,23 @@ namespace hora {
 namespace {
 
 constexpr Duration kLongestSleep = std::chrono::minutes(1);
-// Asynchronous submissions smaller than this in all do not wake the background thread one by one …
-constexpr std::size_t kWorthWaking = 256u << 10;
-// … but gather for so long, unless somebody waits for them before.
-constexpr Duration kCollectFor = std::chrono::microseconds(500);
+// Asynchronous submissions smaller than `bytes` in all do not wake the background thread one by one
+// but gather for so long, unless somebody waits for them before. Where every core has a rank that
+// computes on it, to start early only takes the core from that rank.
+struct Gathering {
+  std::size_t bytes;
+  Duration time;
+};
+constexpr Gathering GatheringOn(bool spare_cores) {
+  return spare_cores ? Gathering{256u << 10, std::chrono::microseconds(500)}
+                     : Gathering{32u << 20, std::chrono::milliseconds(5)};
+}
 
 // How long a rank that leaves sleeps before it looks at what is pending again.
 constexpr Duration kLeavingCheck = std::chrono::milliseconds(10);
+
+// Nothing else has this name.
+constexpr std::string_view kSymmetricMemoryName = "hora.symmetric_memory";
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
@@ -96,7 +109,8 @@ std::uint64_t BytesOf(const TensorEntry& entry) {
 ProcessSet::ProcessSet(ProcessSetOptions options)
     : options_(std::move(options)),
       board_(options_.board),
-      wait_policy_(WaitPolicy::For(board_->size(), UsableCores())),
+      has_spare_cores_(UsableCores() > options_.ranks_on_host),
+      wait_policy_(WaitPolicy::For(options_.ranks_on_host, UsableCores())),
       control_(Connect(options_)),
       negotiator_(ForNegotiator(options_)),
       urgent_(ForExecutor(options_, Lane::kUrgent),
@@ -133,13 +147,13 @@ Status ProcessSet::Submit(TensorEntry entry, bool will_wait) {
   if (status.code() == StatusCode::kInvalidArgument) return InProcessSet(options_.id, status);
   if (!status.ok()) return status;
   const bool will_be_seen =
-      will_wait || (collecting_.load() && queue_.fresh_bytes() < kWorthWaking);
+      will_wait || (collecting_.load() && queue_.fresh_bytes() < GatheringOn(has_spare_cores_).bytes);
   if (!will_be_seen) bell().Ring(/*urgent=*/true);
   return Status::Ok();
 }
 
 void ProcessSet::Flush() {
-  if (!queue_.has_fresh()) return;
+  if (!has_spare_cores_ || !queue_.has_fresh()) return;
   flushed_.store(true);
   bell().Wake();
 }
@@ -271,11 +285,24 @@ Status ProcessSet::ExecuteAgreed() {
   for (const std::size_t end : actions_.agreement_ends) {
     adopt_up_to(begin);
     const auto agreed = std::span(actions_.execute).subspan(begin, end - begin);
+    if (symmetric_is_new_.load()) AnnounceSymmetricMemory(agreed);
     if (Status status = ExecuteLanes(agreed); !status.ok()) return status;
     begin = end;
   }
   adopt_up_to(begin);
   return Status::Ok();
+}
+
+// The barrier under this name is agreed by all, so what follows it follows it everywhere.
+void ProcessSet::AnnounceSymmetricMemory(std::span<const Response> agreed) {
+  const auto announces = [](const Response& response) {
+    return response.params.kind == OpKind::kBarrier && response.name == kSymmetricMemoryName &&
+           response.error.ok();
+  };
+  if (std::ranges::none_of(agreed, announces)) return;
+  urgent_.LookForSymmetricMemory(symmetric_);
+  bulk_.Add({.symmetric = symmetric_});
+  symmetric_is_new_.store(false);
 }
 
 // What is bulk is left to whoever runs that lane next.
@@ -366,6 +393,16 @@ Status ProcessSet::RunOrdered(CollectiveCall& call) {
   return status;
 }
 
+Status ProcessSet::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap,
+                                          Duration patience) {
+  symmetric_ = std::move(heap);
+  symmetric_is_new_.store(true);
+  const std::string name(kSymmetricMemoryName);
+  TensorEntry entry;
+  entry.request = {.name = name, .params = {.kind = OpKind::kBarrier}};
+  return RunToEnd(*this, std::move(entry), std::make_shared<Handle>(name), patience);
+}
+
 void ProcessSet::RunInBackground(std::stop_token stop) {
   const std::stop_callback wake_to_stop(stop, [this] { bell().Wake(); });
   const auto must_wake = [&] {
@@ -393,10 +430,10 @@ void ProcessSet::RunInBackground(std::stop_token stop) {
 void ProcessSet::CollectSubmissions(const std::stop_token& stop) {
   const auto enough = [&] {
     return stop.stop_requested() || bell().attended() || board_->aborted() || flushed_.load() ||
-           queue_.fresh_bytes() >= kWorthWaking;
+           queue_.fresh_bytes() >= GatheringOn(has_spare_cores_).bytes;
   };
   collecting_.store(true);
-  bell().SleepUnless(enough, Sleep::kIdle, Now() + kCollectFor);
+  bell().SleepUnless(enough, Sleep::kIdle, Now() + GatheringOn(has_spare_cores_).time);
   collecting_.store(false);
   flushed_.store(false);
 }

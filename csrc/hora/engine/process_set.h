@@ -21,6 +21,7 @@
 #include "hora/observe/observer.h"
 #include "hora/queue/tensor_queue.h"
 #include "hora/shm/board.h"
+#include "hora/shm/symmetric_memory.h"
 #include "hora/tensor/rank_names.h"
 
 namespace hora {
@@ -30,6 +31,7 @@ struct ProcessSetOptions {
   int rank = 0;  // this rank's place in the set
   RankNames names;
   std::shared_ptr<Board> board;  // of this set alone
+  int ranks_on_host = 1;         // of the job, that share its cores
   Tunables tunables;
   Config config;
   Observer* observer = nullptr;  // outlives the set
@@ -68,7 +70,8 @@ class ProcessSet {
   // woken. A broadcast's root_rank is a place in the set.
   Status Submit(TensorEntry entry, bool will_wait);
 
-  // Nothing more will be submitted for now: what has been need not wait for company.
+  // Nothing more will be submitted for now: what has been need not wait for company. Does nothing
+  // where all cores are busy: who waits next does the work best.
   void Flush();
 
   // Works until the handle is done (kWoken), the deadline, or a signal (kInterrupted: call again).
@@ -78,6 +81,10 @@ class ProcessSet {
   // order, whatever it submits by name besides. Blocks until done. A call that other threads make
   // meanwhile waits its turn. Not OK: the set is lost.
   Status RunOrdered(CollectiveCall& call);
+
+  // From one operation on, the same on every rank, allreduces look for memory of `heap` to reduce it
+  // in place. Collective, once; blocks and fails as RunToEnd does (agreement.h).
+  Status LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap, Duration patience);
 
   // Ends the set for all of its ranks.
   void Abort(const Status& cause);
@@ -97,6 +104,7 @@ class ProcessSet {
   void Progress();   // progress lock held, as for those below
   Status ExecuteAgreed();
   Status ExecuteLanes(std::span<Response> agreed);
+  void AnnounceSymmetricMemory(std::span<const Response> agreed);
   Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
   void FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint ended);
@@ -114,6 +122,7 @@ class ProcessSet {
 
   const ProcessSetOptions options_;
   const std::shared_ptr<Board> board_;
+  const bool has_spare_cores_;  // that no rank computes on
   const WaitPolicy wait_policy_;
   TensorQueue queue_;
 
@@ -128,6 +137,9 @@ class ProcessSet {
 
   std::mutex ordered_mutex_;
   std::unique_ptr<CollectiveBackend> ordered_;  // ordered_mutex_
+
+  std::shared_ptr<const SymmetricHeap> symmetric_;  // not touched while the next is true
+  std::atomic<bool> symmetric_is_new_{false};       // the lanes have yet to hear of it
 
   mutable std::mutex tuning_mutex_;
   Tuning tuning_;  // tuning_mutex_

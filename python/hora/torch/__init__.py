@@ -111,6 +111,7 @@ from hora.torch.optimizer import DistributedOptimizer
 from hora.torch.primary import device, is_primary, print_rank0, save_on_primary, set_device
 from hora.torch.sparse import sparse_allreduce_async
 from hora.torch.state import broadcast_optimizer_state, broadcast_parameters
+from hora.torch.symmetric_memory import symmetric_empty
 from hora.torch.sync_batch_norm import SyncBatchNorm, convert_sync_batchnorm
 
 # The function, not the module hora.torch.metrics, which the imports above have bound to this name.
@@ -219,6 +220,7 @@ __all__ = [
     "sparse_allreduce_async",
     "start_timeline",
     "stop_timeline",
+    "symmetric_empty",
     "synchronize",
     "warmup",
 ]
