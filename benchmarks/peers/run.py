@@ -1,0 +1,147 @@
+"""hora beside its peers, interleaved in one run.
+
+    python benchmarks/peers/run.py                                   # everything: `make bench`
+    python benchmarks/peers/run.py --section sizes --ranks 2 --sizes 64K,1M
+    python benchmarks/peers/run.py --section others --peers hora-core,openmpi --ops broadcast
+
+Figures go to the terminal and, a JSON object per line, to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import once
+import report
+import sections
+from driver import PeerError, RunningPeer
+from installation import WHEELS, Installation
+from peers import all_peers
+from protocol import parse_bytes
+from rich.console import Console
+from screen import Screen, show
+
+ROOT = Path(__file__).resolve().parents[2]
+# Those that the running peers take part in, and those that start processes of their own.
+TOGETHER = {
+    "sizes": sections.sizes,
+    "dtypes": sections.dtypes,
+    "bursts": sections.bursts,
+    "others": sections.others,
+}
+ALONE = {"idle": once.idle, "startup": once.startup}
+ONLY_TWO_RANKS = {"dtypes", "bursts"}
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = (*TOGETHER, *ALONE)
+    parser.add_argument(
+        "--section", type=words, default=every, help=f"among {', '.join(every)} (default: all)"
+    )
+    parser.add_argument("--ranks", type=words, default=("2", "4"), help="default 2,4")
+    parser.add_argument("--sizes", type=words, help="of section sizes, as 4,64K,1M")
+    parser.add_argument("--ops", type=words, default=sections.OPS, help="of section others")
+    parser.add_argument("--peers", type=words, help="only these (default: all that install)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer (default 5)")
+    parser.add_argument(
+        "--core-program",
+        type=Path,
+        default=ROOT / "build" / "release" / "peers" / "hora_worker",
+        help="hora_worker of the build to measure; memory_worker lies beside it",
+    )
+    parser.add_argument("--installation", type=Path, default=ROOT / "build" / "peers")
+    parser.add_argument("--output", type=Path, help="JSONL to append to (default: none)")
+    return parser.parse_args(argv)
+
+
+def wanted_peers(
+    args: argparse.Namespace, installed: Installation, ranks: int
+) -> list[RunningPeer]:
+    """Those that are wanted, not yet started."""
+    peers = all_peers(installed, args.core_program.resolve().parent, ranks)
+    return [RunningPeer(p, ranks) for p in peers if args.peers is None or p.name in args.peers]
+
+
+def run_together(
+    args: argparse.Namespace, installed: Installation, screen: Screen
+) -> Iterator[dict[str, Any]]:
+    """The sections of all peers, for each number of ranks."""
+    names = [name for name in TOGETHER if name in args.section]
+    chosen = tuple(map(parse_bytes, args.sizes)) if args.sizes else sections.SIZES
+    for ranks in map(int, args.ranks):
+        todo = [name for name in names if ranks == 2 or name not in ONLY_TWO_RANKS]
+        if not todo:
+            continue
+        with ExitStack() as stack:
+            running = []
+            for peer in wanted_peers(args, installed, ranks):
+                screen.note(f"starting {peer.peer.name}, {ranks} ranks")
+                try:
+                    running.append(stack.enter_context(peer))
+                except PeerError as error:
+                    screen.say(f"{peer.peer.name} is left out: {error}")
+                    yield {"section": "peers", "peer": peer.peer.name, "refusal": str(error)}
+            bench = sections.Bench(running, args.rounds, chosen, args.ops, screen.note)
+            for name in todo:
+                yield from TOGETHER[name](bench)
+
+
+def steps(args: argparse.Namespace) -> int:
+    """How many rounds of turns there will be, so that the time left can be guessed."""
+    sizes = len(args.sizes or sections.SIZES)
+    orders = {"sizes": sizes, "dtypes": 2, "bursts": 3, "others": 2 * len(args.ops)}
+    total = 0
+    for ranks in args.ranks:
+        names = [
+            n for n in TOGETHER if n in args.section and (ranks == "2" or n not in ONLY_TWO_RANKS)
+        ]
+        total += sum(orders[name] for name in names)
+    return total * (args.rounds + 1) + sum(once.STEPS[n] for n in ALONE if n in args.section)
+
+
+def run_alone(args: argparse.Namespace, screen: Screen) -> Iterator[dict[str, Any]]:
+    for name, section in ALONE.items():
+        if name in args.section:
+            yield from section(screen.note)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that peers are ended, too
+    console = Console(stderr=True)
+    installed = Installation(args.installation)
+    wanted = [name for name in WHEELS if args.peers is None or name in args.peers]
+    installed.prepare(wanted, console.print)
+    context = report.context() | {"peers": dict(installed.versions)}
+    records: list[dict[str, Any]] = [
+        {"section": "peers", "peer": name, "refusal": why}
+        for name, why in installed.reasons.items()
+    ]
+    try:
+        with Screen(console, steps(args)) as screen:
+            records += run_together(args, installed, screen)
+            records += run_alone(args, screen)
+    except KeyboardInterrupt:
+        console.print("interrupted; every peer was ended")
+        return 130
+    show(records, Console())
+    if args.output:
+        report.write_jsonl(args.output, [record | context for record in records])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
