@@ -1,6 +1,5 @@
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,9 +8,12 @@
 
 #include "hora/base/format.h"
 #include "hora/bindings/bind.h"
-#include "hora/bindings/bound_handle.h"
+#include "hora/bindings/call_arguments.h"
+#include "hora/bindings/handle_object.h"
 #include "hora/bindings/instance.h"
+#include "hora/bindings/native_call.h"
 #include "hora/bindings/raise.h"
+#include "hora/bindings/roots.h"
 #include "hora/bindings/tensor_access.h"
 
 namespace hora::bindings {
@@ -19,27 +21,20 @@ namespace {
 
 namespace py = pybind11;
 
-// The arguments of submit and run, as Python gives them.
-struct Call {
-  int kind;
-  std::string name;
+// What an operation works on and keeps alive. Lists become tuples, whose tensors stay alive
+// whatever the caller does to the list.
+struct Operands {
   py::object input;
   py::object output;
-  int reduce_op;
-  int root_rank;
-  double prescale;
-  double postscale;
-  int process_set;
-  py::object splits;
 };
 
-bool IsGroup(const py::object& tensors) {
+bool IsGroup(py::handle tensors) {
   return PyList_Check(tensors.ptr()) || PyTuple_Check(tensors.ptr());
 }
 
 [[noreturn]] void Refuse(const Call& call, std::string_view problem) {
-  Raise(Error(StatusCode::kInvalidArgument, "{} '{}': {}", ToString(static_cast<OpKind>(call.kind)),
-              call.name, problem));
+  Raise(
+      Error(StatusCode::kInvalidArgument, "{} '{}': {}", ToString(call.kind), call.name, problem));
 }
 
 TensorPair ReadPair(py::handle input, py::handle output) {
@@ -53,25 +48,27 @@ TensorPair ReadPair(py::handle input, py::handle output) {
   return pair;
 }
 
-// Lists become tuples, whose tensors stay alive whatever the caller does to the list.
-void ReadGroup(Call& call, TensorEntry& entry) {
-  const bool in_place = call.output.is(call.input);
-  const auto frozen = [](const py::object& group) -> py::object { return py::tuple(group); };
+Operands ReadGroup(const Call& call, TensorEntry& entry) {
   if (!IsGroup(call.input) || (!call.output.is_none() && !IsGroup(call.output))) {
     Refuse(call, "a group has a list of inputs and, where it has outputs, a list of them");
   }
-  call.input = frozen(call.input);
-  if (!call.output.is_none()) call.output = in_place ? call.input : frozen(call.output);
-  const auto inputs = py::reinterpret_borrow<py::tuple>(call.input);
+  const auto inputs = py::tuple(py::reinterpret_borrow<py::object>(call.input));
   const std::size_t count = inputs.size();
   if (count == 0) Refuse(call, "a group without tensors");
-  if (!call.output.is_none() && py::len(call.output) != count) {
-    Refuse(call, fmt::format("{} inputs, but {} outputs", count, py::len(call.output)));
+  Operands operands{inputs, py::none()};
+  if (call.output.is(call.input)) {
+    operands.output = inputs;
+  } else if (!call.output.is_none()) {
+    operands.output = py::tuple(py::reinterpret_borrow<py::object>(call.output));
+  }
+  if (!call.output.is_none() && py::len(operands.output) != count) {
+    Refuse(call, fmt::format("{} inputs, but {} outputs", count, py::len(operands.output)));
   }
   for (std::size_t i = 0; i < count; ++i) {
-    const py::object output =
-        call.output.is_none() ? py::none() : py::object(py::tuple(call.output)[i]);
-    TensorPair pair = ReadPair(py::object(inputs[i]), output);
+    const auto place = static_cast<Py_ssize_t>(i);
+    TensorPair pair =
+        ReadPair(PyTuple_GET_ITEM(inputs.ptr(), place),
+                 call.output.is_none() ? Py_None : PyTuple_GET_ITEM(operands.output.ptr(), place));
     if (i == 0) {
       entry.input = std::move(pair.input);
       entry.output = std::move(pair.output);
@@ -80,16 +77,26 @@ void ReadGroup(Call& call, TensorEntry& entry) {
       entry.rest.push_back(std::move(pair));
     }
   }
+  return operands;
 }
 
-// The root's place in the set.
-int PlaceOfRoot(const Call& call, const ProcessSet& set) {
-  if (set.names().is_global()) return call.root_rank;
-  const std::vector<int>& ranks = set.names().global_ranks();
-  const auto found = std::find(ranks.begin(), ranks.end(), call.root_rank);
-  if (found != ranks.end()) return static_cast<int>(found - ranks.begin());
-  Refuse(call, fmt::format("root_rank {} is not in process set {} (ranks {})", call.root_rank,
-                           set.id(), fmt::join(ranks, ", ")));
+Operands ReadOperands(const Call& call, TensorEntry& entry) {
+  if (IsGroup(call.input) || IsGroup(call.output)) return ReadGroup(call, entry);
+  TensorPair pair = ReadPair(call.input, call.output);
+  entry.input = std::move(pair.input);
+  entry.output = std::move(pair.output);
+  return {py::reinterpret_borrow<py::object>(call.input),
+          py::reinterpret_borrow<py::object>(call.output)};
+}
+
+// One tensor that the engine can work on as it is; null when it is not.
+std::optional<Operands> ReadPlainOperands(const Call& call, TensorEntry& entry) {
+  std::optional<TensorView> input = ReadPlainTensor(call.input);
+  if (!input) return std::nullopt;
+  entry.output = call.output.is(call.input) ? *input : ReadTensor(call.output);
+  entry.input = std::move(*input);
+  return Operands{py::reinterpret_borrow<py::object>(call.input),
+                  py::reinterpret_borrow<py::object>(call.output)};
 }
 
 // Every rank may bring another number of rows, so they are no part of what must be equal.
@@ -105,7 +112,13 @@ void TakeRows(Request& request, bool negotiated) {
 
 // Without splits, the rows are divided evenly.
 std::vector<std::int64_t> SplitsOf(const Call& call, const Shape& shape, int size) {
-  if (!call.splits.is_none()) return call.splits.cast<std::vector<std::int64_t>>();
+  if (!call.splits.is_none()) {
+    try {
+      return call.splits.cast<std::vector<std::int64_t>>();
+    } catch (const py::cast_error&) {
+      throw py::type_error("splits is a list of integers or None");
+    }
+  }
   const std::int64_t rows = shape.rank() == 0 ? 0 : shape.dim(0);
   if (rows % size != 0) {
     Refuse(call,
@@ -114,17 +127,11 @@ std::vector<std::int64_t> SplitsOf(const Call& call, const Shape& shape, int siz
   return std::vector<std::int64_t>(static_cast<std::size_t>(size), rows / size);
 }
 
-TensorEntry EntryOf(Call& call, const ProcessSet& set) {
-  TensorEntry entry;
+// What ranks must agree on, once the tensors are known.
+void Describe(const Call& call, const ProcessSet& set, TensorEntry& entry) {
   OpParams& params = entry.request.params;
-  params.kind = static_cast<OpKind>(call.kind);
-  if (IsGroup(call.input) || IsGroup(call.output)) {
-    ReadGroup(call, entry);
-  } else {
-    TensorPair pair = ReadPair(call.input, call.output);
-    entry.input = std::move(pair.input);
-    entry.output = std::move(pair.output);
-  }
+  params.kind = call.kind;
+  params.priority = call.priority;
   // A broadcast's other ranks may have an output only.
   const TensorView& described = call.input.is_none() ? entry.output : entry.input;
   params.dtype = described.dtype;
@@ -133,12 +140,16 @@ TensorEntry EntryOf(Call& call, const ProcessSet& set) {
   switch (params.kind) {
     case OpKind::kAllreduce:
     case OpKind::kReducescatter:
-      params.reduce_op = static_cast<ReduceOp>(call.reduce_op);
+      params.reduce_op = call.reduce_op;
       params.prescale = call.prescale;
       params.postscale = call.postscale;
       break;
     case OpKind::kBroadcast:
-      params.root_rank = PlaceOfRoot(call, set);
+      if (const Result<int> place = PlaceOfRoot(call.root_rank, set)) {
+        params.root_rank = *place;
+      } else {
+        Refuse(call, place.error().message());
+      }
       break;
     case OpKind::kAllgather:
       TakeRows(entry.request, /*negotiated=*/true);
@@ -152,7 +163,6 @@ TensorEntry EntryOf(Call& call, const ProcessSet& set) {
       break;
   }
   entry.request.name = call.name;
-  return entry;
 }
 
 std::shared_ptr<ProcessSet> SetOf(const Call& call) {
@@ -161,42 +171,82 @@ std::shared_ptr<ProcessSet> SetOf(const Call& call) {
   Refuse(call, set.error().message());
 }
 
-std::unique_ptr<BoundHandle> Start(Call&& call, bool will_wait) {
-  std::shared_ptr<ProcessSet> set = SetOf(call);
-  TensorEntry entry = EntryOf(call, *set);
-  auto handle = std::make_shared<Handle>(std::move(call.name));
+BoundHandle Enqueue(const Call& call, std::shared_ptr<ProcessSet> set, TensorEntry entry,
+                    Operands operands, bool will_wait) {
+  Describe(call, *set, entry);
+  auto handle = std::make_shared<Handle>(std::string(call.name));
   entry.handle = handle;
   RaiseIfError(set->Submit(std::move(entry), will_wait));
-  return std::make_unique<BoundHandle>(std::move(set), std::move(handle), std::move(call.input),
-                                       std::move(call.output));
+  return BoundHandle(std::move(set), std::move(handle), std::move(operands.input),
+                     std::move(operands.output));
 }
 
-template <bool kWait>
-std::unique_ptr<BoundHandle> Operation(int kind, std::string name, py::object input,
-                                       py::object output, int reduce_op, int root_rank,
-                                       double prescale, double postscale, int process_set,
-                                       py::object splits) {
-  std::unique_ptr<BoundHandle> bound =
-      Start({kind, std::move(name), std::move(input), std::move(output), reduce_op, root_rank,
-             prescale, postscale, process_set, std::move(splits)},
-            kWait);
-  if (kWait) bound->Wait(std::nullopt);
-  return bound;
+BoundHandle Start(const Call& call, bool will_wait) {
+  std::shared_ptr<ProcessSet> set = SetOf(call);
+  TensorEntry entry;
+  Operands operands = ReadOperands(call, entry);
+  return Enqueue(call, std::move(set), std::move(entry), std::move(operands), will_wait);
 }
 
-template <bool kWait>
-void Define(py::module_& module, const char* name) {
-  module.def(name, &Operation<kWait>, py::arg("kind"), py::arg("name"), py::arg("input"),
-             py::arg("output"), py::arg("reduce_op") = static_cast<int>(ReduceOp::kSum),
-             py::arg("root_rank") = -1, py::arg("prescale") = 1.0, py::arg("postscale") = 1.0,
-             py::arg("process_set") = 0, py::arg("splits") = py::none());
+// Null, with nothing done, unless the tensor is plain.
+std::optional<BoundHandle> StartPlain(const Call& call, bool will_wait) {
+  TensorEntry entry;
+  std::optional<Operands> operands = ReadPlainOperands(call, entry);
+  if (!operands) return std::nullopt;
+  return Enqueue(call, SetOf(call), std::move(entry), std::move(*operands), will_wait);
+}
+
+PyObject* Submit(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  return Guarded([&] {
+    const Call call = ReadCall(args, count, keywords);
+    return MakeHandle(nullptr, Start(call, /*will_wait=*/false), py::none()).release().ptr();
+  });
+}
+
+PyObject* Run(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  return Guarded([&] {
+    BoundHandle operation = Start(ReadCall(args, count, keywords), /*will_wait=*/true);
+    operation.Wait(std::nullopt);
+    return MakeHandle(nullptr, std::move(operation), py::none()).release().ptr();
+  });
+}
+
+PyObject* TrySubmit(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  return Guarded([&]() -> PyObject* {
+    if (count == 0 || !PyType_Check(args[0])) {
+      throw py::type_error("try_submit() takes the class of the handle first");
+    }
+    const Call call = ReadCall(args + 1, count - 1, keywords);
+    std::optional<BoundHandle> operation = StartPlain(call, /*will_wait=*/false);
+    if (!operation) Py_RETURN_NONE;
+    return MakeHandle(reinterpret_cast<PyTypeObject*>(args[0]), std::move(*operation),
+                      py::reinterpret_borrow<py::object>(call.output))
+        .release()
+        .ptr();
+  });
+}
+
+PyObject* TryRun(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  return Guarded([&] {
+    std::optional<BoundHandle> operation =
+        StartPlain(ReadCall(args, count, keywords), /*will_wait=*/true);
+    if (operation) operation->Wait(std::nullopt);
+    return PyBool_FromLong(operation.has_value());
+  });
 }
 
 }  // namespace
 
 void BindOperations(py::module_& module) {
-  Define<false>(module, "submit");
-  Define<true>(module, "run");
+  constexpr int kFlags = METH_FASTCALL | METH_KEYWORDS;
+  static PyMethodDef functions[] = {
+      {"submit", AsCFunction(Submit), kFlags, "Submits an operation; returns its handle."},
+      {"run", AsCFunction(Run), kFlags, "submit() and wait() in one."},
+      {"try_submit", AsCFunction(TrySubmit), kFlags, "submit() for one plain tensor, or None."},
+      {"try_run", AsCFunction(TryRun), kFlags, "run() for one plain tensor, or False."},
+      {}};
+  if (PyModule_AddFunctions(module.ptr(), functions) != 0) throw py::error_already_set();
+  module.def("set_plain_types", [](const py::args& types) { SetPlainTypes(types); });
 }
 
 }  // namespace hora::bindings

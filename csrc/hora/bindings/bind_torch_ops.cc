@@ -1,7 +1,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "hora/base/format.h"
 #include "hora/bindings/bind.h"
 #include "hora/bindings/instance.h"
+#include "hora/bindings/roots.h"
 #include "hora/torch_ops/engine_api.h"
 
 namespace hora::bindings {
@@ -60,7 +60,7 @@ CompiledNames& Names() {
 TensorView ViewOf(const HoraTensor& tensor) {
   return {.data = static_cast<std::byte*>(tensor.data),
           .dtype = static_cast<DType>(tensor.dtype),
-          .shape = Shape(std::vector<std::int64_t>(tensor.dims, tensor.dims + tensor.ndim))};
+          .shape = Shape(std::span(tensor.dims, static_cast<std::size_t>(tensor.ndim)))};
 }
 
 TensorEntry TensorsOf(const HoraCall& call) {
@@ -82,15 +82,7 @@ TensorEntry TensorsOf(const HoraCall& call) {
   return entry;
 }
 
-// -1 when the rank is not in the set.
-int PlaceOf(int global_rank, const ProcessSet& set) {
-  if (set.names().is_global()) return global_rank;
-  const std::vector<int>& ranks = set.names().global_ranks();
-  const auto found = std::find(ranks.begin(), ranks.end(), global_rank);
-  return found == ranks.end() ? -1 : static_cast<int>(found - ranks.begin());
-}
-
-TensorEntry EntryOf(const HoraCall& call, const ProcessSet& set) {
+Result<TensorEntry> EntryOf(const HoraCall& call, const ProcessSet& set) {
   TensorEntry entry = TensorsOf(call);
   OpParams& params = entry.request.params;
   params.kind = static_cast<OpKind>(call.kind);
@@ -102,7 +94,11 @@ TensorEntry EntryOf(const HoraCall& call, const ProcessSet& set) {
       params.postscale = call.postscale;
       break;
     case OpKind::kBroadcast:
-      params.root_rank = PlaceOf(call.root_rank, set);
+      if (Result<int> place = PlaceOfRoot(call.root_rank, set)) {
+        params.root_rank = *place;
+      } else {
+        return Fail(std::move(place.error()));
+      }
       break;
     case OpKind::kAllgather:
     case OpKind::kAlltoall:
@@ -126,12 +122,17 @@ std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Outcome& outcome) {
     outcome.error = set.error().message();
     return nullptr;
   }
-  TensorEntry entry = EntryOf(call, **set);
+  Result<TensorEntry> entry = EntryOf(call, **set);
+  if (!entry) {
+    outcome.error = fmt::format("{} '{}': {}", ToString(static_cast<OpKind>(call.kind)), call.name,
+                                entry.error().message());
+    return nullptr;
+  }
   const bool unnamed = *call.name == '\0';
-  entry.request.name = unnamed ? Names().Claim(call) : call.name;
-  entry.handle = std::make_shared<Handle>(entry.request.name);
-  outcome.handle = entry.handle;
-  const Status status = (*set)->Submit(std::move(entry), /*will_wait=*/true);
+  entry->request.name = unnamed ? Names().Claim(call) : call.name;
+  entry->handle = std::make_shared<Handle>(entry->request.name);
+  outcome.handle = entry->handle;
+  const Status status = (*set)->Submit(std::move(*entry), /*will_wait=*/true);
   if (status.ok()) return std::move(*set);
   if (unnamed) Names().GiveBack(call);
   outcome.error = status.message();

@@ -56,7 +56,8 @@ BoundHandle::BoundHandle(std::shared_ptr<ProcessSet> set, std::shared_ptr<Handle
 }
 
 BoundHandle::~BoundHandle() {
-  if (!handle_->done()) Orphans().push_back({handle_, std::move(input_), std::move(output_)});
+  if (handle_ == nullptr || handle_->done()) return;
+  Orphans().push_back({std::move(handle_), std::move(input_), std::move(output_)});
 }
 
 void BoundHandle::Wait(std::optional<double> timeout_seconds) {
@@ -73,6 +74,7 @@ void BoundHandle::Wait(std::optional<double> timeout_seconds) {
     }
     if (!handle_->done() && PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
+  input_ = output_ = py::object();
   RaiseIfError(handle_->status());
 }
 

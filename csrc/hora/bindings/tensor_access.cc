@@ -1,7 +1,9 @@
 #include "hora/bindings/tensor_access.h"
 
+#include <algorithm>
 #include <array>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -75,6 +77,14 @@ bool IsDense(const dlpack::Tensor& tensor) {
   return true;
 }
 
+TensorView ViewOf(const dlpack::Tensor& tensor, DType dtype) {
+  const auto type = tensor.device.type == dlpack::kCpu ? DeviceType::kCpu : DeviceType::kCuda;
+  return {.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset,
+          .dtype = dtype,
+          .device = {type, static_cast<std::int16_t>(tensor.device.index)},
+          .shape = Shape(std::span(tensor.shape, static_cast<std::size_t>(tensor.ndim)))};
+}
+
 TensorView FromDLPack(const dlpack::Tensor& tensor) {
   const std::optional<DType> dtype = ToDType(tensor.dtype);
   if (!dtype) {
@@ -86,11 +96,7 @@ TensorView FromDLPack(const dlpack::Tensor& tensor) {
     Refuse(fmt::format("tensors on DLPack device type {} are not supported; use the CPU",
                        tensor.device.type));
   }
-  const auto type = tensor.device.type == dlpack::kCpu ? DeviceType::kCpu : DeviceType::kCuda;
-  return {.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset,
-          .dtype = *dtype,
-          .device = {type, static_cast<std::int16_t>(tensor.device.index)},
-          .shape = Shape(std::vector<std::int64_t>(tensor.shape, tensor.shape + tensor.ndim))};
+  return ViewOf(tensor, *dtype);
 }
 
 TensorView FromAttributes(py::handle tensor) {
@@ -144,7 +150,52 @@ const dlpack::ExchangeApi* ExchangeApiOf(py::handle tensor) {
   return api;
 }
 
+// torch.Tensor and torch.nn.Parameter. Guarded by the GIL; types live as long as the process here.
+std::vector<PyTypeObject*>& PlainTypes() {
+  static auto* types = new std::vector<PyTypeObject*>();
+  return *types;
+}
+
+bool IsPlainType(PyTypeObject* type) {
+  const std::vector<PyTypeObject*>& types = PlainTypes();
+  return std::find(types.begin(), types.end(), type) != types.end();
+}
+
+// x.conj().imag is a view whose memory holds the negated values; DLPack does not say so.
+bool IsNegated(py::handle tensor) {
+  static PyObject* name = PyUnicode_InternFromString("is_neg");
+  PyObject* self = tensor.ptr();
+  const auto answer = py::reinterpret_steal<py::object>(
+      PyObject_VectorcallMethod(name, &self, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+  if (!answer) throw py::error_already_set();
+  return answer.ptr() != Py_False;
+}
+
 }  // namespace
+
+void SetPlainTypes(py::handle types) {
+  PlainTypes().clear();
+  for (const py::handle type : types) {
+    if (!PyType_Check(type.ptr())) throw py::type_error("plain types are classes");
+    PlainTypes().push_back(reinterpret_cast<PyTypeObject*>(type.inc_ref().ptr()));
+  }
+}
+
+std::optional<TensorView> ReadPlainTensor(py::handle tensor) {
+  if (!IsPlainType(Py_TYPE(tensor.ptr()))) return std::nullopt;
+  const dlpack::ExchangeApi* api = ExchangeApiOf(tensor);
+  if (api == nullptr) return std::nullopt;
+  dlpack::Tensor view{};
+  if (api->tensor_from_object(tensor.ptr(), &view) != 0) {
+    PyErr_Clear();  // sparse, quantised, meta, …: whoever prepares it says so
+    return std::nullopt;
+  }
+  const std::optional<DType> dtype = ToDType(view.dtype);
+  const bool fits = dtype && *dtype <= DType::kFloat64 && view.device.type == dlpack::kCpu &&
+                    IsDense(view) && !IsNegated(tensor);
+  if (!fits) return std::nullopt;
+  return ViewOf(view, *dtype);
+}
 
 TensorView ReadTensor(py::handle tensor) {
   const dlpack::ExchangeApi* api = ExchangeApiOf(tensor);

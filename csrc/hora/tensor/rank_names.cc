@@ -1,5 +1,7 @@
 #include "hora/tensor/rank_names.h"
 
+#include <algorithm>
+
 namespace hora {
 
 RankSet RankNames::Of(const RankSet& ranks) const {
@@ -7,6 +9,12 @@ RankSet RankNames::Of(const RankSet& ranks) const {
   RankSet named;
   for (const int rank : ranks.ranks()) named.Add(Of(rank));
   return named;
+}
+
+int RankNames::PlaceOf(int global_rank) const {
+  if (is_global()) return global_rank;
+  const auto found = std::find(global_.begin(), global_.end(), global_rank);
+  return found == global_.end() ? -1 : static_cast<int>(found - global_.begin());
 }
 
 }  // namespace hora

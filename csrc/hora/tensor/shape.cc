@@ -20,23 +20,31 @@ std::int64_t Product(std::span<const std::int64_t> dims) {
 
 }  // namespace
 
-std::int64_t Shape::num_elements() const { return Product(dims_); }
+Shape::Shape(std::span<const std::int64_t> dims) : rank_(dims.size()) {
+  if (rank_ <= kInline) {
+    std::copy(dims.begin(), dims.end(), few_.begin());
+  } else {
+    many_.assign(dims.begin(), dims.end());
+  }
+}
+
+std::int64_t Shape::num_elements() const { return Product(dims()); }
 
 Shape Shape::WithFirstDim(std::int64_t first) const {
-  Check(!dims_.empty(), "a scalar has no first dimension to replace");
+  Check(rank_ != 0, "a scalar has no first dimension to replace");
   Shape changed = *this;
-  changed.dims_.front() = first;
+  (rank_ <= kInline ? changed.few_.front() : changed.many_.front()) = first;
   return changed;
 }
 
 std::int64_t Shape::elements_per_row() const {
-  Check(!dims_.empty(), "a scalar has no rows");
+  Check(rank_ != 0, "a scalar has no rows");
   return Product(dims().subspan(1));
 }
 
 std::string Shape::ToString() const {
   std::string text = "[";
-  for (const std::int64_t dim : dims_) {
+  for (const std::int64_t dim : dims()) {
     if (text.size() > 1) text += ", ";
     text += std::to_string(dim);
   }

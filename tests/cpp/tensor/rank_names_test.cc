@@ -10,6 +10,7 @@ TEST(RankNames, TheGlobalSetNamesRanksByTheirNumber) {
   EXPECT_TRUE(names.is_global());
   EXPECT_EQ(names.Of(7), 7);
   EXPECT_EQ(names.Of(RankSet::AllOf(3)).ToString(), "0-2");
+  EXPECT_EQ(names.PlaceOf(7), 7);
 }
 
 TEST(RankNames, ASubsetHasNamesOfItsOwn) {
@@ -18,6 +19,8 @@ TEST(RankNames, ASubsetHasNamesOfItsOwn) {
   EXPECT_EQ(names.Of(2), 70);
   EXPECT_EQ(names.Of(RankSet::AllOf(4)).ToString(), "1, 4, 70-71");
   EXPECT_TRUE(names.Of(RankSet()).empty());
+  EXPECT_EQ(names.PlaceOf(70), 2);
+  EXPECT_EQ(names.PlaceOf(2), -1);
   EXPECT_EQ(names.global_ranks(), (std::vector<int>{1, 4, 70, 71}));
 }
 

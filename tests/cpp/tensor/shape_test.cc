@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
 #include "hora/base/check.h"
 #include "hora/tensor/tensor_view.h"
 
@@ -30,6 +34,25 @@ TEST(Shape, SplitsOffItsFirstDimension) {
   EXPECT_EQ(Shape({9}).elements_per_row(), 1);
   EXPECT_THROW(Shape().elements_per_row(), InvariantError);
   EXPECT_THROW(Shape().WithFirstDim(1), InvariantError);
+}
+
+TEST(Shape, HoldsAnyNumberOfDimensions) {
+  for (std::size_t rank = 0; rank <= 12; ++rank) {
+    std::vector<std::int64_t> dims(rank);
+    std::iota(dims.begin(), dims.end(), 2);
+    const Shape shape(dims);
+    const Shape copy = shape;  // NOLINT(performance-unnecessary-copy-initialization): the point
+    EXPECT_EQ(shape.rank(), static_cast<int>(rank));
+    EXPECT_TRUE(std::equal(dims.begin(), dims.end(), copy.dims().begin(), copy.dims().end()));
+    EXPECT_EQ(copy, shape);
+    if (rank == 0) continue;
+    dims.back() = 1;
+    EXPECT_NE(Shape(dims), shape);
+    dims.back() = static_cast<std::int64_t>(rank + 1);
+    dims.front() = 7;
+    EXPECT_EQ(shape.WithFirstDim(7), Shape(dims));
+    EXPECT_NE(Shape(std::span(dims).first(rank - 1)), shape);
+  }
 }
 
 TEST(Shape, PrintsAsPyTorchDoes) {
