@@ -79,10 +79,10 @@ Status BulkLane::Run(const std::function<bool()>& enough, const std::function<vo
 Status BulkLane::Execute(const Work& work) {
   if (work.tuning) executor_->Retune(*work.tuning);
   if (work.symmetric != nullptr) executor_->LookForSymmetricMemory(work.symmetric);
-  if (work.responses.empty()) return Status::Ok();
+  if (work.agreed.empty()) return Status::Ok();
   const TimePoint began = timed_ ? Now() : TimePoint{};
   const std::uint64_t before = executor_->moved_bytes();
-  Status status = executor_->Execute(work.responses);
+  Status status = executor_->Execute(work.agreed);
   if (timed_ && status.ok()) {
     const std::lock_guard lock(backlog_mutex_);
     timings_.push_back({executor_->moved_bytes() - before, began, Now()});

@@ -13,8 +13,8 @@
 #include "hora/base/clock.h"
 #include "hora/base/status.h"
 #include "hora/engine/executor.h"
+#include "hora/wire/agreed.h"
 #include "hora/wire/request.h"
-#include "hora/wire/response.h"
 #include "hora/wire/tunables.h"
 
 namespace hora {
@@ -32,8 +32,8 @@ class BulkLane {
  public:
   // A part of one agreement.
   struct Work {
-    std::vector<Response> responses;  // may be none
-    // In force from the first response on:
+    std::vector<Agreed> agreed;  // may be none
+    // In force from the first of them on:
     std::optional<Tuning> tuning;
     std::shared_ptr<const SymmetricHeap> symmetric;
   };

@@ -55,7 +55,8 @@ Executor::Executor(ExecutorOptions options,
     : options_(std::move(options)),
       backends_(std::move(backends)),
       queue_(queue),
-      observer_(observer) {
+      observer_(observer),
+      plan_(options_.size) {
   Retune(options_.tuning);
 }
 
@@ -68,26 +69,26 @@ void Executor::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap)
   placement_.emplace(std::move(heap));
 }
 
-Status Executor::Execute(std::span<const Response> responses) {
-  Begin(responses);
+Status Executor::Execute(std::span<const Agreed> agreed) {
+  Begin(agreed);
   const auto threshold = static_cast<std::size_t>(options_.tuning.fusion_threshold_bytes);
-  for (Batch& batch : PlanFusion(responses, options_.size, threshold)) {
-    if (Status status = ExecuteBatch(batch, responses); !status.ok()) return status;
+  for (const Batch& batch : plan_.For(agreed, threshold)) {
+    if (Status status = ExecuteBatch(batch, agreed); !status.ok()) return status;
   }
   return Status::Ok();
 }
 
-void Executor::Begin(std::span<const Response> responses) {
+void Executor::Begin(std::span<const Agreed> agreed) {
   in_flight_.clear();
   bool absent = false;
-  for (const Response& response : responses) {
+  for (const auto& [response, entry] : agreed) {
     InFlight& in_flight = in_flight_.emplace_back();
-    if (!response.error.ok()) {
-      Refuse(response.name, response.error);
-    } else if (!response.absent.Contains(options_.rank)) {
-      in_flight.entry = queue_.Find(response.name);
-      Check(in_flight.entry != nullptr, "what was agreed is pending on every rank");
-      in_flight.open_tensors = response.params.tensor_count();
+    if (!response->error.ok()) {
+      Refuse(entry, response->error);
+    } else if (!response->absent.Contains(options_.rank)) {
+      Check(entry != nullptr, "what was agreed is pending on every rank");
+      in_flight.entry = entry;
+      in_flight.open_tensors = response->params.tensor_count();
     } else {
       absent = true;
     }
@@ -95,8 +96,8 @@ void Executor::Begin(std::span<const Response> responses) {
   if (!absent) scratch_ = {};
 }
 
-Status Executor::ExecuteBatch(Batch& batch, std::span<const Response> responses) {
-  const Response& first = responses[batch.members.front().response];
+Status Executor::ExecuteBatch(const Batch& batch, std::span<const Agreed> agreed) {
+  const Response& first = *agreed[batch.members.front().response];
   Status status;
   switch (batch.params.kind) {
     case OpKind::kBarrier:  // all ranks have arrived, which is all that these ask for
@@ -106,30 +107,27 @@ Status Executor::ExecuteBatch(Batch& batch, std::span<const Response> responses)
       status = Alltoall(batch, first);
       break;
     default:
-      status = Fused(batch, responses);
+      status = Fused(batch, agreed);
   }
-  if (!status.ok()) return status;
-  for (const Batch::Member& member : batch.members) {
-    TensorDone(responses[member.response], in_flight_[member.response]);
-  }
-  return Status::Ok();
+  if (status.ok()) BatchDone(batch, agreed);
+  return status;
 }
 
-Status Executor::Fused(Batch& batch, std::span<const Response> responses) {
-  const Response& first = responses[batch.members.front().response];
+Status Executor::Fused(const Batch& batch, std::span<const Agreed> agreed) {
+  const Response& first = *agreed[batch.members.front().response];
   buffers_.clear();
   if (first.absent.Contains(options_.rank)) {
-    MakeScratch(batch, responses);
+    MakeScratch(batch, agreed);
   } else {
-    FindBuffers(batch, responses);
+    FindBuffers(batch, agreed);
   }
   CollectiveCall call{.params = batch.params,
                       .size = options_.size,
-                      .inputs = InputStreams(batch, responses, buffers_, options_.size),
-                      .outputs = OutputStreams(batch, responses, buffers_, options_.size),
+                      .bytes_per_rank = batch.bytes_per_rank,
+                      .inputs = InputStreams(batch, agreed, buffers_, options_.size),
+                      .outputs = OutputStreams(batch, agreed, buffers_, options_.size),
                       .absent = first.absent,
                       .divisor = DivisorOf(first)};
-  call.bytes_per_rank = std::move(batch.bytes_per_rank);
   if (IsAdasum(batch.params)) {
     for (const MemberBuffers& each : buffers_) call.tensor_bytes.push_back(each.input.nbytes());
   } else if (placement_ && IsWorthPlacing(call)) {
@@ -144,7 +142,7 @@ bool Executor::IsWorthPlacing(const CollectiveCall& call) const {
          call.bytes_per_rank[0] > options_.tuning.small_allreduce_bytes;
 }
 
-void Executor::FindBuffers(const Batch& batch, std::span<const Response> responses) {
+void Executor::FindBuffers(const Batch& batch, std::span<const Agreed> agreed) {
   for (const Batch::Member& member : batch.members) {
     const TensorEntry& entry = *in_flight_[member.response].entry;
     if (member.tensor == 0) {
@@ -154,7 +152,7 @@ void Executor::FindBuffers(const Batch& batch, std::span<const Response> respons
       buffers_.push_back({pair.input, pair.output});
     }
     if (batch.params.kind != OpKind::kAllgather) continue;
-    AllocateGathered(member, responses[member.response], buffers_.back().output);
+    AllocateGathered(member, *agreed[member.response], buffers_.back().output);
   }
 }
 
@@ -167,10 +165,10 @@ void Executor::AllocateGathered(const Batch::Member& member, const Response& res
 }
 
 // This rank has joined: it takes part in the work with memory that nobody reads.
-void Executor::MakeScratch(const Batch& batch, std::span<const Response> responses) {
+void Executor::MakeScratch(const Batch& batch, std::span<const Agreed> agreed) {
   std::size_t needed = 0;
   for (const Batch::Member& member : batch.members) {
-    const TensorView view = ViewOf(responses[member.response].params, member.tensor);
+    const TensorView view = ViewOf(agreed[member.response]->params, member.tensor);
     buffers_.push_back({view, view});
     needed += AlignedBytes(view);
   }
@@ -195,8 +193,7 @@ Status Executor::Alltoall(const Batch& batch, const Response& response) {
   Result<std::vector<std::uint64_t>> bytes = table->Bytes(
       static_cast<std::uint64_t>(input.shape.elements_per_row()) * SizeOf(input.dtype));
   if (!bytes) {  // all ranks see the same table, so they all come here
-    Refuse(response.name, bytes.error());
-    in_flight.entry = nullptr;
+    Refuse(std::exchange(in_flight.entry, nullptr), bytes.error());
     return Status::Ok();
   }
 
@@ -227,26 +224,35 @@ Status Executor::Run(CollectiveCall& call, const Batch& batch, const Response& f
   return status;
 }
 
-// The last tensor of an operation completes its handle.
-void Executor::TensorDone(const Response& response, InFlight& in_flight) {
-  if (in_flight.entry == nullptr || --in_flight.open_tensors != 0) return;
-  const OpKind kind = response.params.kind;
-  const std::shared_ptr<Handle> handle = queue_.Remove(response.name);
-  in_flight.entry = nullptr;
-  Check(handle != nullptr, "what is in flight is pending");
-  observer_.OnComplete({options_.process_set, kind, response.name}, Status::Ok());
-  int last_joined = -1;
-  if (kind == OpKind::kJoin) last_joined = options_.names.Of(response.params.root_rank);
-  handle->Complete(Status::Ok(), std::move(in_flight.gathered), last_joined);
+// Operations whose last tensors were in the batch are done. Their names are free before anybody can
+// know that.
+void Executor::BatchDone(const Batch& batch, std::span<const Agreed> agreed) {
+  done_.clear();
+  entries_.clear();
+  for (const Batch::Member& member : batch.members) {
+    InFlight& in_flight = in_flight_[member.response];
+    if (in_flight.entry == nullptr || --in_flight.open_tensors != 0) continue;
+    done_.push_back(member.response);
+    entries_.push_back(std::exchange(in_flight.entry, nullptr));
+  }
+  queue_.Remove(entries_, handles_);
+  for (std::size_t i = 0; i < done_.size(); ++i) {
+    const Response& response = *agreed[done_[i]];
+    const OpKind kind = response.params.kind;
+    observer_.OnComplete({options_.process_set, kind, response.name}, Status::Ok());
+    int last_joined = -1;
+    if (kind == OpKind::kJoin) last_joined = options_.names.Of(response.params.root_rank);
+    handles_[i]->Complete(Status::Ok(), std::move(in_flight_[done_[i]].gathered), last_joined);
+  }
+  handles_.clear();
 }
 
-void Executor::Refuse(std::string_view name, const Status& error) {
-  const TensorEntry* entry = queue_.Find(name);
+void Executor::Refuse(TensorEntry* entry, const Status& error) {
   if (entry == nullptr) return;  // an error about a tensor that this rank never submitted
-  const OpLabel label{options_.process_set, entry->request.params.kind, name};
-  const std::shared_ptr<Handle> handle = queue_.Remove(name);
+  const OpKind kind = entry->request.params.kind;
+  const std::shared_ptr<Handle> handle = queue_.Remove(entry);
   const Status status = InProcessSet(options_.process_set, error);
-  observer_.OnComplete(label, status);
+  observer_.OnComplete({options_.process_set, kind, handle->name()}, status);
   handle->Complete(status);
 }
 

@@ -6,7 +6,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "hora/base/status.h"
@@ -17,7 +16,7 @@
 #include "hora/observe/observer.h"
 #include "hora/queue/tensor_queue.h"
 #include "hora/tensor/rank_names.h"
-#include "hora/wire/response.h"
+#include "hora/wire/agreed.h"
 #include "hora/wire/tunables.h"
 
 namespace hora {
@@ -41,10 +40,10 @@ class Executor {
 
   // Completes the handle of every response, once all its tensors are done. Not OK: the data plane
   // is lost, and the handles of this and later batches are still open.
-  Status Execute(std::span<const Response> responses);
+  Status Execute(std::span<const Agreed> agreed);
 
-  // Completes the handle of `name`, when it is pending here, with an error.
-  void Refuse(std::string_view name, const Status& error);
+  // Completes the handle of `entry` with an error; null is nothing.
+  void Refuse(TensorEntry* entry, const Status& error);
 
   // Both in force from the next Execute on, on all ranks at the same operation: new tuning, and
   // that allreduces of memory which lies in `heap` shall be done in place.
@@ -54,22 +53,22 @@ class Executor {
   std::uint64_t moved_bytes() const { return moved_bytes_; }  // contributed here, by all so far
 
  private:
-  // A response of the present Execute.
+  // An operation of the present Execute.
   struct InFlight {
-    TensorEntry* entry = nullptr;  // null: this rank is absent, or there was an error
+    TensorEntry* entry = nullptr;  // null: this rank is absent, there was an error, or it is done
     std::size_t open_tensors = 0;
     std::vector<std::shared_ptr<Gathered>> gathered;
   };
 
-  void Begin(std::span<const Response> responses);
-  Status ExecuteBatch(Batch& batch, std::span<const Response> responses);
-  Status Fused(Batch& batch, std::span<const Response> responses);
+  void Begin(std::span<const Agreed> agreed);
+  Status ExecuteBatch(const Batch& batch, std::span<const Agreed> agreed);
+  Status Fused(const Batch& batch, std::span<const Agreed> agreed);
   Status Alltoall(const Batch& batch, const Response& response);
   Status Run(CollectiveCall& call, const Batch& batch, const Response& first);
-  void FindBuffers(const Batch& batch, std::span<const Response> responses);
-  void MakeScratch(const Batch& batch, std::span<const Response> responses);
+  void FindBuffers(const Batch& batch, std::span<const Agreed> agreed);
+  void MakeScratch(const Batch& batch, std::span<const Agreed> agreed);
   void AllocateGathered(const Batch::Member& member, const Response& response, TensorView& output);
-  void TensorDone(const Response& response, InFlight& in_flight);
+  void BatchDone(const Batch& batch, std::span<const Agreed> agreed);
   bool IsWorthPlacing(const CollectiveCall& call) const;
   int DivisorOf(const Response& response) const;
   CollectiveBackend& BackendFor(const OpParams& params);
@@ -79,11 +78,16 @@ class Executor {
   std::vector<std::unique_ptr<CollectiveBackend>> backends_;
   TensorQueue& queue_;
   Observer& observer_;
+  FusionPlan plan_;
   std::vector<InFlight> in_flight_;     // by response
   std::vector<MemberBuffers> buffers_;  // by member of the present batch
   std::vector<std::byte> scratch_;      // what an absent rank works on; kept while it is absent
   std::optional<Placement> placement_;  // once the set has symmetric memory
   std::uint64_t moved_bytes_ = 0;
+  // Of BatchDone, kept for their memory.
+  std::vector<std::uint32_t> done_;  // responses
+  std::vector<TensorEntry*> entries_;
+  std::vector<std::shared_ptr<Handle>> handles_;
 };
 
 }  // namespace hora

@@ -135,7 +135,7 @@ Tuning ProcessSet::tuning() const {
   return tuning_;
 }
 
-Status ProcessSet::Submit(TensorEntry entry, bool will_wait) {
+Status ProcessSet::Submit(TensorEntry&& entry, bool will_wait) {
   Status status = CheckSubmission(entry, options_.rank, size(), options_.names);
   if (!status.ok()) return InProcessSet(options_.id, std::move(status));
   const Request& request = entry.request;
@@ -255,7 +255,7 @@ void ProcessSet::Progress() {
   const TimePoint now = Now();
   // Drain
   queue_.Drain(fresh_);
-  for (Request& request : fresh_) negotiator_.Submit(std::move(request), now);
+  for (TensorEntry* entry : fresh_) negotiator_.Submit(entry->request, now, entry);
   fresh_.clear();
   // Negotiate
   if (Status status = control_.Receive(negotiator_, now); !status.ok()) return Fail(status);
@@ -267,7 +267,7 @@ void ProcessSet::Progress() {
   control_.Flush();
   // PlanFusion, Execute, Complete
   LogStalls(options_.id, global_rank(), options_.names, actions_.stalled);
-  for (const auto& [name, status] : actions_.reject) urgent_.Refuse(name, status);
+  for (const auto& rejection : actions_.reject) urgent_.Refuse(rejection.entry, rejection.status);
   if (Status status = ExecuteAgreed(); !status.ok()) return Fail(status);
   for (const auto& [bytes, began, ended] : bulk_.TakeTimings()) FeedAutotune(bytes, began, ended);
   if (!actions_.failure.ok()) Fail(actions_.failure);
@@ -294,10 +294,10 @@ Status ProcessSet::ExecuteAgreed() {
 }
 
 // The barrier under this name is agreed by all, so what follows it follows it everywhere.
-void ProcessSet::AnnounceSymmetricMemory(std::span<const Response> agreed) {
-  const auto announces = [](const Response& response) {
-    return response.params.kind == OpKind::kBarrier && response.name == kSymmetricMemoryName &&
-           response.error.ok();
+void ProcessSet::AnnounceSymmetricMemory(std::span<const Agreed> agreed) {
+  const auto announces = [](const Agreed& each) {
+    return each->params.kind == OpKind::kBarrier && each->name == kSymmetricMemoryName &&
+           each->error.ok();
   };
   if (std::ranges::none_of(agreed, announces)) return;
   urgent_.LookForSymmetricMemory(symmetric_);
@@ -306,18 +306,18 @@ void ProcessSet::AnnounceSymmetricMemory(std::span<const Response> agreed) {
 }
 
 // What is bulk is left to whoever runs that lane next.
-Status ProcessSet::ExecuteLanes(std::span<Response> agreed) {
-  for (const Response& response : agreed) {
-    options_.observer->OnAgreed({options_.id, response.params.kind, response.name});
+Status ProcessSet::ExecuteLanes(std::span<Agreed> agreed) {
+  for (const Agreed& each : agreed) {
+    options_.observer->OnAgreed({options_.id, each->params.kind, each->name});
   }
-  const auto priority = [](const Response& response) { return response.params.priority; };
+  const auto priority = [](const Agreed& each) { return each->params.priority; };
   if (!std::ranges::is_sorted(agreed, std::greater<>(), priority)) {
     std::ranges::stable_sort(agreed, std::greater<>(), priority);
   }
-  const auto is_urgent = [&](const Response& r) { return !IsBulk(r, size(), tuning_); };
+  const auto is_urgent = [&](const Agreed& each) { return !IsBulk(*each, size(), tuning_); };
   if (!std::ranges::all_of(agreed, is_urgent)) {
     const auto bulk = std::ranges::stable_partition(agreed, is_urgent);
-    bulk_.Add({.responses = {std::move_iterator(bulk.begin()), std::move_iterator(bulk.end())}});
+    bulk_.Add({.agreed = {std::move_iterator(bulk.begin()), std::move_iterator(bulk.end())}});
     agreed = agreed.first(agreed.size() - bulk.size());
   }
   if (agreed.empty()) return Status::Ok();
@@ -347,7 +347,7 @@ Status ProcessSet::HandDownDecisions() {
 
 void ProcessSet::Adopt(const Tuning& tuning) {
   urgent_.Retune(tuning);
-  bulk_.Add({.responses = {}, .tuning = tuning});
+  bulk_.Add({.agreed = {}, .tuning = tuning});
   const std::lock_guard lock(tuning_mutex_);
   tuning_ = tuning;
 }

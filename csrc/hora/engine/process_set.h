@@ -68,7 +68,7 @@ class ProcessSet {
 
   // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be
   // woken. A broadcast's root_rank is a place in the set.
-  Status Submit(TensorEntry entry, bool will_wait);
+  Status Submit(TensorEntry&& entry, bool will_wait);
 
   // Nothing more will be submitted for now: what has been need not wait for company. Does nothing
   // where all cores are busy: who waits next does the work best.
@@ -103,8 +103,8 @@ class ProcessSet {
   Status GiveWay();  // between the steps of a bulk collective
   void Progress();   // progress lock held, as for those below
   Status ExecuteAgreed();
-  Status ExecuteLanes(std::span<Response> agreed);
-  void AnnounceSymmetricMemory(std::span<const Response> agreed);
+  Status ExecuteLanes(std::span<Agreed> agreed);
+  void AnnounceSymmetricMemory(std::span<const Agreed> agreed);
   Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
   void FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint ended);
@@ -130,7 +130,7 @@ class ProcessSet {
   ControlPlane control_;       // NeedsAttention: any thread
   Negotiator negotiator_;
   Executor urgent_;
-  std::vector<Request> fresh_;
+  std::vector<TensorEntry*> fresh_;
   NegotiatorActions actions_;
 
   BulkLane bulk_;

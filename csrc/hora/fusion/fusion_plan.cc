@@ -58,13 +58,13 @@ bool StaysAlone(OpKind kind) {
 // Plans one agreement's worth of responses.
 class Planner {
  public:
-  Planner(std::span<const Response> responses, int size, std::size_t threshold_bytes)
-      : responses_(responses), size_(size), threshold_bytes_(threshold_bytes) {}
+  Planner(std::span<const Agreed> agreed, int size, std::size_t threshold_bytes)
+      : agreed_(agreed), size_(size), threshold_bytes_(threshold_bytes) {}
 
   std::vector<Batch> Plan() {
-    for (std::uint32_t i = 0; i < responses_.size(); ++i) {
-      const OpParams& params = responses_[i].params;
-      if (!responses_[i].error.ok()) continue;
+    for (std::uint32_t i = 0; i < agreed_.size(); ++i) {
+      const OpParams& params = agreed_[i]->params;
+      if (!agreed_[i]->error.ok()) continue;
       if (params.rest.empty()) {
         const Batch::Member alone{i, 0};
         Place({&alone, 1});
@@ -83,12 +83,12 @@ class Planner {
   };
 
   const Response& ResponseOf(const Batch::Member& member) const {
-    return responses_[member.response];
+    return *agreed_[member.response];
   }
 
   // The tensors of each dtype are one unit, in the order of their first ones.
   void PlaceGroup(std::uint32_t response) {
-    const OpParams& params = responses_[response].params;
+    const OpParams& params = agreed_[response]->params;
     const auto tensors = static_cast<std::uint32_t>(params.tensor_count());
     std::array<bool, kDTypeCount> placed{};
     for (std::uint32_t first = 0; first < tensors; ++first) {
@@ -163,7 +163,7 @@ class Planner {
     }
   }
 
-  const std::span<const Response> responses_;
+  const std::span<const Agreed> agreed_;
   const int size_;
   const std::size_t threshold_bytes_;
   std::vector<Batch> plan_;
@@ -182,9 +182,21 @@ RowRange RowsOfRank(std::int64_t rows, int rank, int size) {
 // Next fit: each kind of batch has one that is open, and it closes for good when a unit no longer
 // fits. So members of a batch stay close together in the agreed order, and what was agreed early
 // completes early. The limit counts the bytes of all ranks.
-std::vector<Batch> PlanFusion(std::span<const Response> responses, int size,
+std::vector<Batch> PlanFusion(std::span<const Agreed> agreed, int size,
                               std::size_t threshold_bytes) {
-  return Planner(responses, size, threshold_bytes).Plan();
+  return Planner(agreed, size, threshold_bytes).Plan();
+}
+
+std::span<const Batch> FusionPlan::For(std::span<const Agreed> agreed,
+                                       std::size_t threshold_bytes) {
+  const bool repeats = threshold_bytes == threshold_bytes_ &&
+                       std::ranges::equal(agreed, responses_, {}, &Agreed::response);
+  if (repeats) return batches_;
+  batches_ = PlanFusion(agreed, size_, threshold_bytes);
+  threshold_bytes_ = threshold_bytes;
+  responses_.clear();
+  for (const Agreed& each : agreed) responses_.push_back(each.response);
+  return batches_;
 }
 
 }  // namespace hora

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "hora/wire/response.h"
+#include "hora/wire/agreed.h"
 
 namespace hora {
 
@@ -38,7 +38,24 @@ RowRange RowsOfRank(std::int64_t rows, int rank, int size);
 // broadcast, the dtype may differ too) and in who is absent; a batch is at most `threshold_bytes`,
 // unless it has one member or one group, whose tensors of one dtype are never torn apart; barriers,
 // joins and alltoalls stay alone. Batches are ordered by their first member. 0 turns fusion off.
-std::vector<Batch> PlanFusion(std::span<const Response> responses, int size,
+std::vector<Batch> PlanFusion(std::span<const Agreed> agreed, int size,
                               std::size_t threshold_bytes);
+
+// The plan of what was agreed last, kept because a training step agrees on the same again and
+// again: a repeated sequence is recognised by its responses, which are shared and never change, and
+// plans nothing. One thread at a time.
+class FusionPlan {
+ public:
+  explicit FusionPlan(int size) : size_(size) {}
+
+  // What PlanFusion says; until the next call.
+  std::span<const Batch> For(std::span<const Agreed> agreed, std::size_t threshold_bytes);
+
+ private:
+  int size_;
+  std::size_t threshold_bytes_ = 0;
+  std::vector<SharedResponse> responses_;
+  std::vector<Batch> batches_;
+};
 
 }  // namespace hora

@@ -50,13 +50,13 @@ std::vector<ByteStream> OneStream(std::span<const MemberBuffers> buffers,
 
 // A stream per rank, over rows_of(response, tensor, rank) consecutive rows of each member's memory.
 template <class RowsOf>
-std::vector<ByteStream> StreamPerRank(const Batch& batch, std::span<const Response> responses,
+std::vector<ByteStream> StreamPerRank(const Batch& batch, std::span<const Agreed> agreed,
                                       std::span<const MemberBuffers> buffers,
                                       TensorView MemberBuffers::*view, int size, RowsOf&& rows_of) {
   std::vector<Segments> segments(static_cast<std::size_t>(size));
   for (Segments& stream : segments) stream.reserve(buffers.size());
   for (std::size_t i = 0; i < buffers.size(); ++i) {
-    const Response& response = responses[batch.members[i].response];
+    const Response& response = *agreed[batch.members[i].response];
     const std::uint32_t tensor = batch.members[i].tensor;
     RowCursor cursor((buffers[i].*view).bytes(),
                      RowBytes(response.params.shape_of(tensor), response.params.dtype_of(tensor)));
@@ -75,22 +75,22 @@ void CheckBuffers(const Batch& batch, std::span<const MemberBuffers> buffers) {
 
 }  // namespace
 
-std::vector<ByteStream> InputStreams(const Batch& batch, std::span<const Response> responses,
+std::vector<ByteStream> InputStreams(const Batch& batch, std::span<const Agreed> agreed,
                                      std::span<const MemberBuffers> buffers, int size) {
   CheckBuffers(batch, buffers);
   if (batch.params.kind != OpKind::kReducescatter) return OneStream(buffers, &MemberBuffers::input);
-  return StreamPerRank(batch, responses, buffers, &MemberBuffers::input, size,
+  return StreamPerRank(batch, agreed, buffers, &MemberBuffers::input, size,
                        [size](const Response& response, std::uint32_t tensor, int rank) {
                          const std::int64_t rows = response.params.shape_of(tensor).dim(0);
                          return RowsOfRank(rows, rank, size).count;
                        });
 }
 
-std::vector<ByteStream> OutputStreams(const Batch& batch, std::span<const Response> responses,
+std::vector<ByteStream> OutputStreams(const Batch& batch, std::span<const Agreed> agreed,
                                       std::span<const MemberBuffers> buffers, int size) {
   CheckBuffers(batch, buffers);
   if (batch.params.kind != OpKind::kAllgather) return OneStream(buffers, &MemberBuffers::output);
-  return StreamPerRank(batch, responses, buffers, &MemberBuffers::output, size,
+  return StreamPerRank(batch, agreed, buffers, &MemberBuffers::output, size,
                        [](const Response& response, std::uint32_t tensor, int rank) {
                          const std::size_t tensors = response.params.tensor_count();
                          const std::size_t first = static_cast<std::size_t>(rank) * tensors;

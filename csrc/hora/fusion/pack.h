@@ -18,12 +18,12 @@ struct MemberBuffers {
 
 // `buffers` are in the order of batch.members. reducescatter: one stream per destination rank, over
 // the rows that it receives of each member; otherwise one over the inputs. Not for alltoall.
-std::vector<ByteStream> InputStreams(const Batch& batch, std::span<const Response> responses,
+std::vector<ByteStream> InputStreams(const Batch& batch, std::span<const Agreed> agreed,
                                      std::span<const MemberBuffers> buffers, int size);
 
 // allgather: one stream per source rank, over the rows that it contributes to each member's output;
 // otherwise one stream over the outputs. Not for alltoall.
-std::vector<ByteStream> OutputStreams(const Batch& batch, std::span<const Response> responses,
+std::vector<ByteStream> OutputStreams(const Batch& batch, std::span<const Agreed> agreed,
                                       std::span<const MemberBuffers> buffers, int size);
 
 // alltoall of one tensor: consecutive pieces of `view`, piece i of rows[i] rows.

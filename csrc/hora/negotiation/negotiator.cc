@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -94,16 +95,20 @@ Negotiator::Negotiator(NegotiatorOptions options)
       cache_(options.cache_capacity),
       stalls_(limits_) {}
 
-void Negotiator::Submit(Request request, TimePoint now) {
+void Negotiator::Submit(const Request& request, TimePoint now, TensorEntry* entry) {
   now_ = now;
-  if (failed()) {
-    actions_.reject.emplace_back(std::move(request.name), failure_);
-    return;
+  if (failed()) return actions_.reject.push_back({request.name, failure_, entry});
+  if (closed()) return Reject(request.name, request.params.kind, entry);
+  const int slot = cache_.FindNext(request.name);
+  if (slot < 0 || !cache_.Answers(slot, request, position_.rank)) {
+    return SubmitAnew(request, slot, now, entry);
   }
-  if (closed()) {
-    Reject(std::move(request.name), request.params.kind);
-    return;
-  }
+  // What equals an agreed operation is valid, and in its normal form.
+  pending_.Add(request.name, request.params.kind, slot, now, entry);
+  if (Status status = CollectSlot(0, slot, sequence_); !status.ok()) Blame(position_.rank, status);
+}
+
+void Negotiator::SubmitAnew(Request request, int slot, TimePoint now, TensorEntry* entry) {
   Status status = CheckRequest(request);
   if (status.ok() &&
       request.first_dims.size() * static_cast<std::size_t>(position_.size) > kMaxRows) {
@@ -113,14 +118,12 @@ void Negotiator::Submit(Request request, TimePoint now) {
                    position_.size);
   }
   if (!status.ok()) {
-    actions_.reject.emplace_back(std::move(request.name), std::move(status));
-    return;
+    return actions_.reject.push_back({std::move(request.name), std::move(status), entry});
   }
   Normalise(request.params);
-  const int slot = cache_.Find(request.name);
   const bool repeats = slot >= 0 && cache_.Answers(slot, request, position_.rank);
-  // Also when it is contributed as a request because others ask for something else.
-  pending_.Add(request.name, request.params.kind, slot, now);
+  // By slot also when it is contributed as a request because others ask for something else.
+  pending_.Add(request.name, request.params.kind, slot, now, entry);
   if (request.params.kind == OpKind::kJoin) AddJoined(position_.rank);
   if (repeats) {
     status = CollectSlot(0, slot, sequence_);
@@ -315,22 +318,20 @@ Status Negotiator::Apply(Agreement agreement) {
   for (std::size_t i = 0; i < words.size(); ++i) {
     for (std::uint64_t rest = words[i]; rest != 0; rest &= rest - 1) {
       const int slot = static_cast<int>(i) * 64 + std::countr_zero(rest);
-      pending_.EraseSlot(slot);
       cache_.Touch(slot);
-      stalls_.Agreed(cache_.at(slot).name);
-      actions_.execute.push_back(cache_.at(slot));
+      if (stalls_.size() != 0) stalls_.Agreed(cache_.at(slot).name);
+      actions_.execute.push_back({cache_.shared(slot), pending_.TakeSlot(slot)});
     }
   }
   for (Response& response : agreement.responses) {
-    if (Status status = Apply(response); !status.ok()) return status;
-    actions_.execute.push_back(std::move(response));
+    if (Status status = Apply(std::move(response)); !status.ok()) return status;
   }
   actions_.agreement_ends.push_back(actions_.execute.size());
   if (!table_.joined().empty()) RenewJoin();
   return Status::Ok();
 }
 
-Status Negotiator::Apply(Response& response) {
+Status Negotiator::Apply(Response response) {
   const bool gathers = response.params.kind == OpKind::kAllgather && response.error.ok();
   const auto size = static_cast<std::size_t>(position_.size);
   if (response.first_dims.size() != (gathers ? size * response.params.tensor_count() : 0)) {
@@ -349,14 +350,17 @@ Status Negotiator::Apply(Response& response) {
     return Impossible(
         fmt::format("it agrees on {}, which was not reported ready", Quoted(response.name)));
   }
-  if (!response.absent.Contains(position_.rank)) pending_.Erase(response.name, slot);
-  stalls_.Agreed(response.name);
+  const auto shared = std::make_shared<const Response>(std::move(response));
+  const bool takes_part = !shared->absent.Contains(position_.rank);
+  TensorEntry* const entry = takes_part ? pending_.Take(shared->name, slot) : nullptr;
+  actions_.execute.push_back({shared, entry});
+  stalls_.Agreed(shared->name);
   if (joins) {
     EndJoin();
-  } else if (!response.absent.empty()) {
+  } else if (!shared->absent.empty()) {
     // The next one will be another: it is not remembered, and nothing is forgotten for it.
-  } else if (response.error.ok()) {
-    Remember(response);
+  } else if (shared->error.ok()) {
+    Remember(shared);
   } else if (slot >= 0) {
     cache_.Erase(slot);
     history_.Changed(slot, sequence_);
@@ -364,17 +368,17 @@ Status Negotiator::Apply(Response& response) {
   return Status::Ok();
 }
 
-void Negotiator::Remember(const Response& response) {
+void Negotiator::Remember(const SharedResponse& response) {
   auto [slot, evicted] = cache_.Insert(response);
   if (slot < 0) return;
   history_.Changed(slot, sequence_);
-  if (!evicted) return;
+  if (evicted == nullptr) return;
   // The bits of the evicted name that are already here, and those that children still send, keep
   // their meaning as requests; nobody has to contribute again.
   table_.Expand(slot, *evicted);
   table_.ForgetSlot(slot);
   pending_.SlotEvicted(slot);
-  if (!position_.children.empty()) history_.Evicted(slot, sequence_, std::move(*evicted));
+  if (!position_.children.empty()) history_.Evicted(slot, sequence_, std::move(evicted));
 }
 
 void Negotiator::Leave() {
@@ -392,7 +396,7 @@ void Negotiator::CloseBy(int rank) {
   closed_by_ = rank;
   for (const auto* record = pending_.oldest(); record != nullptr;
        record = pending_.NewerThan(*record)) {
-    Reject(record->name, record->kind);
+    Reject(record->name, record->kind, record->entry);
   }
   pending_.Clear();
   table_.Clear();
@@ -400,7 +404,7 @@ void Negotiator::CloseBy(int rank) {
   stall_reports_.clear();
 }
 
-void Negotiator::Reject(std::string name, OpKind kind) {
+void Negotiator::Reject(const std::string& name, OpKind kind, TensorEntry* entry) {
   Status status =
       closed_by_ == position_.rank
           ? Error(StatusCode::kShutDown,
@@ -411,7 +415,7 @@ void Negotiator::Reject(std::string name, OpKind kind) {
                 "rank {} has shut down while {} was waiting for it. Let every rank submit the same "
                 "operations before it shuts down.",
                 RankName(closed_by_, names_), OpText(kind, name));
-  actions_.reject.emplace_back(std::move(name), std::move(status));
+  actions_.reject.push_back({name, std::move(status), entry});
 }
 
 void Negotiator::Fail(Status status) { Abandon({position_.rank, std::move(status)}, -1); }

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "hora/base/clock.h"
@@ -16,6 +15,7 @@
 #include "hora/negotiation/stall_detector.h"
 #include "hora/negotiation/tree_position.h"
 #include "hora/tensor/rank_names.h"
+#include "hora/wire/agreed.h"
 #include "hora/wire/control_message.h"
 
 namespace hora {
@@ -36,7 +36,7 @@ struct NegotiatorActions {
     bool urgent = false;  // wake the neighbour even if it waits for nothing itself
   };
   std::vector<Outgoing> send;
-  std::vector<Response> execute;  // agreed, in the order that is the same on every rank
+  std::vector<Agreed> execute;  // in the order that is the same on every rank
   // Where each agreement ends in `execute`. How many agreements come together is up to timing, so
   // whatever is computed from agreed data, as batches are, must look at one agreement at a time.
   std::vector<std::size_t> agreement_ends;
@@ -46,8 +46,14 @@ struct NegotiatorActions {
     Tuning tuning;
   };
   std::vector<NewTuning> tunings;
-  std::vector<StallSummary> stalled;                   // to be logged
-  std::vector<std::pair<std::string, Status>> reject;  // own pending names that can never be agreed
+  std::vector<StallSummary> stalled;  // to be logged
+  // What this rank has pending and can never be agreed.
+  struct Rejection {
+    std::string name;
+    Status status;
+    TensorEntry* entry = nullptr;
+  };
+  std::vector<Rejection> reject;
   Status failure;  // not OK: fail closed, nothing else will be agreed
 
   bool empty() const;
@@ -68,8 +74,9 @@ class Negotiator {
   Negotiator& operator=(const Negotiator&) = delete;
 
   // This rank has submitted `request`; its name is not pending here (the queue checks that). It
-  // ends in `execute` or `reject`, unless everything ends in `failure`.
-  void Submit(Request request, TimePoint now);
+  // ends in `execute` or `reject`, with `entry`, unless everything ends in `failure`. A repeat of
+  // what is cached is looked at, but neither checked again nor copied.
+  void Submit(const Request& request, TimePoint now, TensorEntry* entry = nullptr);
 
   // Root only: `tuning` goes out with the next agreement.
   void Retune(const Tuning& tuning);
@@ -100,9 +107,8 @@ class Negotiator {
   std::size_t pending_count() const { return pending_.size(); }
   std::size_t cached_count() const { return cache_.size(); }
   std::uint64_t agreement_count() const { return sequence_; }
-  const ResponseCache& cache() const {
-    return cache_;
-  }  // for tests: equal at equal agreement_count
+  // For tests: equal at equal agreement_count.
+  const ResponseCache& cache() const { return cache_; }
 
  private:
   void On(int child, Readiness readiness, TimePoint now);
@@ -120,11 +126,12 @@ class Negotiator {
   Status CollectRequest(int contributor, SubtreeRequest request);
   Status CollectSubtree(int contributor, SubtreeRequest request, std::uint64_t agreements_seen);
 
+  void SubmitAnew(Request request, int slot, TimePoint now, TensorEntry* entry);
   void Decide();           // root: agree on all that is ready
   void ReportReadiness();  // others: tell the parent
   Status Apply(Agreement agreement);
-  Status Apply(Response& response);
-  void Remember(const Response& response);
+  Status Apply(Response response);
+  void Remember(const SharedResponse& response);
 
   void AddJoined(int rank);
   void EndJoin();
@@ -136,7 +143,7 @@ class Negotiator {
   void SendStallReports();
 
   void CloseBy(int rank);
-  void Reject(std::string name, OpKind kind);
+  void Reject(const std::string& name, OpKind kind, TensorEntry* entry);
   void Broadcast(const ControlMessage& message, bool urgent);  // to the children
   void ToParent(ControlMessage message, bool urgent);
   void Blame(int neighbour, const Status& problem);

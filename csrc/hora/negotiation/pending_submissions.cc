@@ -4,7 +4,8 @@
 
 namespace hora {
 
-void PendingSubmissions::Add(const std::string& name, OpKind kind, int slot, TimePoint now) {
+void PendingSubmissions::Add(const std::string& name, OpKind kind, int slot, TimePoint now,
+                             TensorEntry* entry) {
   int index = static_cast<int>(records_.size());
   if (free_.empty()) {
     records_.emplace_back();
@@ -16,6 +17,7 @@ void PendingSubmissions::Add(const std::string& name, OpKind kind, int slot, Tim
   record.name = name;
   record.kind = kind;
   record.slot = slot;
+  record.entry = entry;
   Append(index, now);
   ++size_;
   if (slot < 0) {
@@ -51,10 +53,10 @@ void PendingSubmissions::Renew(const std::string& name, TimePoint now) {
   Append(index, now);
 }
 
-void PendingSubmissions::EraseSlot(int slot) { EraseRecord(InSlot(slot)); }
+TensorEntry* PendingSubmissions::TakeSlot(int slot) { return TakeRecord(InSlot(slot)); }
 
-void PendingSubmissions::Erase(const std::string& name, int slot) {
-  EraseRecord(IndexOf(name, slot));
+TensorEntry* PendingSubmissions::Take(const std::string& name, int slot) {
+  return TakeRecord(IndexOf(name, slot));
 }
 
 void PendingSubmissions::SlotEvicted(int slot) {
@@ -83,8 +85,8 @@ int PendingSubmissions::IndexOf(const std::string& name, int slot) const {
   return found == by_name_.end() ? -1 : found->second;
 }
 
-void PendingSubmissions::EraseRecord(int index) {
-  if (index < 0) return;
+TensorEntry* PendingSubmissions::TakeRecord(int index) {
+  if (index < 0) return nullptr;
   const Record& record = records_[Index(index)];
   if (record.slot >= 0) {
     by_slot_[Index(record.slot)] = -1;
@@ -94,6 +96,7 @@ void PendingSubmissions::EraseRecord(int index) {
   Unlink(index);
   free_.push_back(index);
   --size_;
+  return record.entry;
 }
 
 }  // namespace hora

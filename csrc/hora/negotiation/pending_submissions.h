@@ -10,6 +10,7 @@
 
 #include "hora/base/clock.h"
 #include "hora/tensor/op_kind.h"
+#include "hora/wire/agreed.h"
 
 namespace hora {
 
@@ -22,6 +23,7 @@ class PendingSubmissions {
     std::string name;
     OpKind kind = OpKind::kAllreduce;
     TimePoint since;
+    TensorEntry* entry = nullptr;  // the submitter's, passed on
 
    private:
     friend class PendingSubmissions;
@@ -30,10 +32,12 @@ class PendingSubmissions {
     int newer = -1;
   };
 
-  void Add(const std::string& name, OpKind kind, int slot, TimePoint now);  // slot -1: by name
-  void EraseSlot(int slot);
-  void Erase(const std::string& name, int slot);  // slot: of the cache now, or -1
-  void SlotEvicted(int slot);                     // from now on by name
+  void Add(const std::string& name, OpKind kind, int slot, TimePoint now,
+           TensorEntry* entry = nullptr);  // slot -1: by name
+  // No longer pending, if it was. Its entry.
+  TensorEntry* TakeSlot(int slot);
+  TensorEntry* Take(const std::string& name, int slot);  // slot: of the cache now, or -1
+  void SlotEvicted(int slot);                            // from now on by name
   // As if it had been submitted just now, if it is pending at all, and not by slot.
   void Renew(const std::string& name, TimePoint now);
   const Record* Find(const std::string& name, int slot) const;
@@ -53,7 +57,7 @@ class PendingSubmissions {
   const Record* At(int record) const { return record < 0 ? nullptr : &records_[Index(record)]; }
   int InSlot(int slot) const;
   int IndexOf(const std::string& name, int slot) const;
-  void EraseRecord(int index);
+  TensorEntry* TakeRecord(int index);
   void Append(int index, TimePoint now);
   void Unlink(int index);
 

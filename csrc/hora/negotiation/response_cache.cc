@@ -15,6 +15,16 @@ int ResponseCache::Find(std::string_view name) const {
   return found == slots_.end() ? -1 : found->second;
 }
 
+int ResponseCache::FindNext(std::string_view name) {
+  int slot = found_ < 0 ? -1 : entry(found_).next;
+  if (!Contains(slot) || at(slot).name != name) {
+    slot = Find(name);
+    if (found_ >= 0) entry(found_).next = slot;
+  }
+  found_ = slot;
+  return slot;
+}
+
 bool ResponseCache::Contains(int slot) const {
   const auto word = static_cast<std::size_t>(slot) / kBits;
   return slot >= 0 && word < used_.size() && (used_[word] >> (slot % kBits) & 1) != 0;
@@ -33,6 +43,7 @@ bool ResponseCache::Answers(int slot, const Request& request, int rank) const {
   const Response& response = at(slot);
   if (!(response.params == request.params)) return false;
   if (request.params.kind != OpKind::kAllgather) return true;
+  if (request.first_dims.size() != request.params.tensor_count()) return false;
   const auto own = static_cast<std::ptrdiff_t>(rank) *
                    static_cast<std::ptrdiff_t>(request.params.tensor_count());
   return std::equal(request.first_dims.begin(), request.first_dims.end(),
@@ -45,12 +56,13 @@ void ResponseCache::Touch(int slot) {
   Link(slot);
 }
 
-ResponseCache::Insertion ResponseCache::Insert(const Response& response) {
+ResponseCache::Insertion ResponseCache::Insert(SharedResponse response) {
   if (capacity_ == 0) return {};
-  Insertion done{.slot = Find(response.name)};
+  Insertion done{.slot = Find(response->name)};
   if (done.slot >= 0) {
-    entry(done.slot).response.params = response.params;
-    entry(done.slot).response.first_dims = response.first_dims;
+    slots_.erase(response->name);  // refers to the name in the old one
+    slots_.emplace(response->name, done.slot);
+    entry(done.slot).response = std::move(response);
     Touch(done.slot);
     return done;
   }
@@ -61,7 +73,7 @@ ResponseCache::Insertion ResponseCache::Insert(const Response& response) {
     done.evicted = std::move(entry(done.slot).response);
     Unlink(done.slot);
   }
-  Fill(done.slot, response);
+  Fill(done.slot, std::move(response));
   return done;
 }
 
@@ -84,8 +96,8 @@ int ResponseCache::TakeFreeSlot() {
   return static_cast<int>(entries_.size()) - 1;
 }
 
-void ResponseCache::Fill(int slot, const Response& response) {
-  entry(slot).response = response;
+void ResponseCache::Fill(int slot, SharedResponse response) {
+  entry(slot).response = std::move(response);
   SetUsed(slot, true);
   slots_.emplace(at(slot).name, slot);
   Link(slot);

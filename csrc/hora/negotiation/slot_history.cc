@@ -11,7 +11,7 @@ void SlotHistory::Changed(int slot, std::uint64_t sequence) {
   last_change_ = sequence;
 }
 
-void SlotHistory::Evicted(int slot, std::uint64_t sequence, Response response) {
+void SlotHistory::Evicted(int slot, std::uint64_t sequence, SharedResponse response) {
   evictions_.push_back({slot, sequence, std::move(response)});
 }
 
@@ -21,7 +21,7 @@ SlotHistory::Lookup SlotHistory::Find(int slot, std::uint64_t agreements_seen) c
   if (changed_at_[index] <= agreements_seen) return {.meaning = Meaning::kCurrent};
   for (const Eviction& eviction : evictions_) {
     if (eviction.slot == slot && eviction.sequence > agreements_seen) {
-      return {Meaning::kEvicted, &eviction.response};
+      return {Meaning::kEvicted, eviction.response.get()};
     }
   }
   return {};

@@ -5,7 +5,7 @@
 #include <deque>
 #include <vector>
 
-#include "hora/wire/response.h"
+#include "hora/wire/agreed.h"
 
 namespace hora {
 
@@ -25,7 +25,7 @@ class SlotHistory {
   // Agreement `sequence` gave `slot` other contents.
   void Changed(int slot, std::uint64_t sequence);
   // … and so evicted this response, which children may still refer to.
-  void Evicted(int slot, std::uint64_t sequence, Response response);
+  void Evicted(int slot, std::uint64_t sequence, SharedResponse response);
 
   // The last agreement that changed any slot: who has seen it needs no look-up.
   std::uint64_t last_change() const { return last_change_; }
@@ -39,7 +39,7 @@ class SlotHistory {
   struct Eviction {
     int slot = -1;
     std::uint64_t sequence = 0;
-    Response response;
+    SharedResponse response;
   };
 
   std::uint64_t last_change_ = 0;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "hora/base/clock.h"
 #include "hora/queue/handle.h"
 #include "hora/tensor/tensor_view.h"
 #include "hora/wire/request.h"
@@ -24,6 +25,7 @@ struct TensorEntry {
   std::vector<TensorPair> rest;      // of a group: its tensors after the first
   std::vector<std::int64_t> splits;  // alltoall: rows for each rank of the set
   std::shared_ptr<Handle> handle;
+  TimePoint since{};  // when it was submitted, to some milliseconds; the queue writes it
 };
 
 }  // namespace hora

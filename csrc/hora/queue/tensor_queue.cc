@@ -1,5 +1,7 @@
 #include "hora/queue/tensor_queue.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -7,8 +9,9 @@
 #include "hora/base/format.h"
 
 namespace hora {
-
 namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
 
 std::size_t BytesOf(const TensorEntry& entry) {
   std::size_t bytes = entry.input.nbytes();
@@ -16,75 +19,91 @@ std::size_t BytesOf(const TensorEntry& entry) {
   return bytes;
 }
 
+// Of the steady clock, for people who ask what takes so long: as of the last timer interrupt, which
+// costs a fraction of the exact time.
+TimePoint RoughlyNow() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return TimePoint(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec));
+}
+
 }  // namespace
 
-Status TensorQueue::Push(TensorEntry entry) {
-  const TimePoint now = SteadyClock::Instance().Now();
+Status TensorQueue::Push(TensorEntry&& entry) {
+  const std::size_t bytes = BytesOf(entry);
+  const TimePoint now = RoughlyNow();
   const std::lock_guard lock(mutex_);
   if (!closed_.ok()) return closed_;
-  Request request = entry.request;
+  const Request& request = entry.request;
   if (joined_) {
     return Error(StatusCode::kInvalidArgument,
                  "{} '{}': this rank has joined and has no more data; wait for its join to finish "
                  "first",
                  ToString(request.params.kind), request.name);
   }
-  const std::size_t bytes = BytesOf(entry);
-  const auto [position, inserted] =
-      entries_.try_emplace(request.name, Pended{std::move(entry), now});
-  if (!inserted) {
+  entry.since = newest_ = std::max(now, newest_ + Duration(1));
+  TensorEntry* const pending = entries_.Insert(std::move(entry));
+  if (pending == nullptr) {
     return Error(StatusCode::kInvalidArgument,
                  "{} '{}': an operation of this name is still running on this rank; wait for its "
                  "handle first, or give this one another name",
                  ToString(request.params.kind), request.name);
   }
-  joined_ = request.params.kind == OpKind::kJoin;
-  fresh_.push_back(std::move(request));
-  fresh_bytes_.fetch_add(bytes);
+  joined_ = pending->request.params.kind == OpKind::kJoin;
+  fresh_.push_back(pending);
+  fresh_bytes_.store(fresh_bytes_.load(kRelaxed) + bytes, kRelaxed);
+  pending_count_.store(entries_.size(), kRelaxed);
   fresh_count_.store(fresh_.size());
-  pending_count_.store(entries_.size());
   return Status::Ok();
 }
 
-void TensorQueue::Drain(std::vector<Request>& fresh) {
+void TensorQueue::Drain(std::vector<TensorEntry*>& fresh) {
   if (!has_fresh()) return;
   const std::lock_guard lock(mutex_);
   if (fresh.empty()) {
     fresh.swap(fresh_);
   } else {
-    for (Request& request : fresh_) fresh.push_back(std::move(request));
+    fresh.insert(fresh.end(), fresh_.begin(), fresh_.end());
     fresh_.clear();
   }
-  fresh_bytes_.store(0);
+  fresh_bytes_.store(0, kRelaxed);
   fresh_count_.store(0);
 }
 
 TensorEntry* TensorQueue::Find(std::string_view name) {
   const std::lock_guard lock(mutex_);
-  const auto position = entries_.find(name);
-  return position == entries_.end() ? nullptr : &position->second.entry;
+  return entries_.Find(name);
 }
 
-std::shared_ptr<Handle> TensorQueue::Remove(std::string_view name) {
+std::shared_ptr<Handle> TensorQueue::End(TensorEntry* entry) {
+  if (entry->request.params.kind == OpKind::kJoin) joined_ = false;
+  std::shared_ptr<Handle> handle = std::move(entry->handle);
+  entries_.Erase(entry);
+  return handle;
+}
+
+std::shared_ptr<Handle> TensorQueue::Remove(TensorEntry* entry) {
   const std::lock_guard lock(mutex_);
-  const auto position = entries_.find(name);
-  if (position == entries_.end()) return nullptr;
-  TensorEntry& entry = position->second.entry;
-  if (entry.request.params.kind == OpKind::kJoin) joined_ = false;
-  std::shared_ptr<Handle> handle = std::move(entry.handle);
-  entries_.erase(position);
+  std::shared_ptr<Handle> handle = End(entry);
   pending_count_.store(entries_.size());
   return handle;
+}
+
+void TensorQueue::Remove(std::span<TensorEntry* const> entries,
+                         std::vector<std::shared_ptr<Handle>>& handles) {
+  const std::lock_guard lock(mutex_);
+  for (TensorEntry* const entry : entries) handles.push_back(End(entry));
+  pending_count_.store(entries_.size());
 }
 
 std::vector<std::shared_ptr<Handle>> TensorQueue::Close(Status status) {
   std::vector<std::shared_ptr<Handle>> open;
   const std::lock_guard lock(mutex_);
   if (closed_.ok()) closed_ = std::move(status);
-  for (auto& [name, pended] : entries_) open.push_back(std::move(pended.entry.handle));
-  entries_.clear();
+  entries_.ForEach([&](const TensorEntry& entry) { open.push_back(entry.handle); });
+  entries_.Clear();
   fresh_.clear();
-  fresh_bytes_.store(0);
+  fresh_bytes_.store(0, kRelaxed);
   fresh_count_.store(0);
   pending_count_.store(0);
   return open;
@@ -95,9 +114,9 @@ std::vector<PendingOperation> TensorQueue::Pending() const {
   {
     const std::lock_guard lock(mutex_);
     pending.reserve(entries_.size());
-    for (const auto& [name, pended] : entries_) {
-      pending.push_back({pended.entry.request.params.kind, name, pended.since});
-    }
+    entries_.ForEach([&](const TensorEntry& entry) {
+      pending.push_back({entry.request.params.kind, entry.request.name, entry.since});
+    });
   }
   std::sort(pending.begin(), pending.end(), [](const auto& a, const auto& b) {
     return std::tie(a.since, a.name) < std::tie(b.since, b.name);

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
+#include <span>
 #include <utility>
+
+#include "fusion/sharing.h"
 
 namespace hora {
 namespace {
@@ -70,7 +74,7 @@ std::vector<std::uint32_t> ResponsesOf(const Batch& batch) {
 std::vector<std::vector<std::uint32_t>> Members(const std::vector<Response>& responses,
                                                 std::size_t threshold) {
   std::vector<std::vector<std::uint32_t>> members;
-  for (const Batch& batch : PlanFusion(responses, kSize, threshold)) {
+  for (const Batch& batch : PlanFusion(Share(responses), kSize, threshold)) {
     members.push_back(ResponsesOf(batch));
   }
   return members;
@@ -106,7 +110,7 @@ TEST(PlanFusion, FusesBroadcastsOfAnyTypeFromOneRoot) {
   const std::vector<Response> responses{Broadcast(4, DType::kFloat32, 0),
                                         Broadcast(3, DType::kInt8, 0),
                                         Broadcast(1, DType::kFloat32, 1)};
-  const auto plan = PlanFusion(responses, kSize, 1024);
+  const auto plan = PlanFusion(Share(responses), kSize, 1024);
   ASSERT_EQ(plan.size(), 2u);
   EXPECT_EQ(ResponsesOf(plan[0]), (std::vector<std::uint32_t>{0, 1}));
   EXPECT_EQ(plan[0].bytes_per_rank, (std::vector<std::uint64_t>{19}));
@@ -114,24 +118,24 @@ TEST(PlanFusion, FusesBroadcastsOfAnyTypeFromOneRoot) {
 
 TEST(PlanFusion, CountsWhatEveryRankGathers) {
   const std::vector<Response> responses{Gather({1, 0, 2}, 4), Gather({0, 3, 0}, 1)};
-  const auto plan = PlanFusion(responses, kSize, 60);
+  const auto plan = PlanFusion(Share(responses), kSize, 60);
   ASSERT_EQ(plan.size(), 1u);
   EXPECT_EQ(plan[0].bytes_per_rank, (std::vector<std::uint64_t>{16, 12, 32}));
-  EXPECT_EQ(PlanFusion(responses, kSize, 59).size(), 2u);
+  EXPECT_EQ(PlanFusion(Share(responses), kSize, 59).size(), 2u);
 }
 
 TEST(PlanFusion, AScatterCountsWhatEveryRankReceives) {
   const std::vector<Response> responses{Scatter(7, 2), Scatter(2, 1)};
-  const auto plan = PlanFusion(responses, kSize, 64);
+  const auto plan = PlanFusion(Share(responses), kSize, 64);
   ASSERT_EQ(plan.size(), 1u);
   EXPECT_EQ(plan[0].bytes_per_rank, (std::vector<std::uint64_t>{28, 20, 16}));
-  EXPECT_EQ(PlanFusion(responses, kSize, 63).size(), 2u);
+  EXPECT_EQ(PlanFusion(Share(responses), kSize, 63).size(), 2u);
 }
 
 TEST(PlanFusion, JoinsAndAlltoallsStayAlone) {
   const std::vector<Response> responses{Alone(OpKind::kAlltoall), Alone(OpKind::kAlltoall),
                                         Alone(OpKind::kJoin), Alone(OpKind::kJoin)};
-  const auto plan = PlanFusion(responses, kSize, 1024);
+  const auto plan = PlanFusion(Share(responses), kSize, 1024);
   ASSERT_EQ(plan.size(), 4u);
   EXPECT_TRUE(plan[0].bytes_per_rank.empty());
   EXPECT_EQ(plan[3].bytes_per_rank, std::vector<std::uint64_t>{0});
@@ -141,23 +145,23 @@ TEST(PlanFusion, AGroupIsPartedByDTypeOnlyAndMayExceedTheThreshold) {
   const std::vector<Response> responses{
       Reduction(1), GroupOf({{DType::kFloat32, {2}}, {DType::kInt8, {3}}, {DType::kFloat32, {4}}}),
       Reduction(1)};
-  auto plan = PlanFusion(responses, kSize, 20);
+  auto plan = PlanFusion(Share(responses), kSize, 20);
   ASSERT_EQ(plan.size(), 3u);
   EXPECT_EQ(plan[0].members, (Tensors{{0, 0}, {2, 0}}));  // the group is larger by itself
   EXPECT_EQ(plan[1].members, (Tensors{{1, 0}, {1, 2}}));
   EXPECT_EQ(plan[1].bytes_per_rank, std::vector<std::uint64_t>{24});
   EXPECT_EQ(plan[2].members, (Tensors{{1, 1}}));
   EXPECT_EQ(plan[2].params.dtype, DType::kInt8);
-  plan = PlanFusion(responses, kSize, 32);
+  plan = PlanFusion(Share(responses), kSize, 32);
   ASSERT_EQ(plan.size(), 2u);
   EXPECT_EQ(plan[0].members, (Tensors{{0, 0}, {1, 0}, {1, 2}, {2, 0}}));
-  EXPECT_EQ(PlanFusion(responses, kSize, 0).size(), 4u);
+  EXPECT_EQ(PlanFusion(Share(responses), kSize, 0).size(), 4u);
 }
 
 TEST(PlanFusion, AGroupOfGathersKnowsItsRows) {
   Response response = Gather({1, 10, 2, 20, 3, 30}, 2);  // of two tensors, rank by rank
   response.params.rest = {{DType::kFloat32, {0}}};
-  const auto plan = PlanFusion(std::vector{response}, kSize, 4096);
+  const auto plan = PlanFusion(Share(std::vector{response}), kSize, 4096);
   ASSERT_EQ(plan.size(), 1u);
   EXPECT_EQ(plan[0].bytes_per_rank, (std::vector<std::uint64_t>{48, 96, 144}));
 }
@@ -198,7 +202,7 @@ TEST(PlanFusion, OneThatIsTooLargeLeavesTheOpenBatchOpen) {
 
 TEST(PlanFusion, CountsBeyond32Bits) {
   const std::vector<Response> responses{Reduction(3'000'000'000), Reduction(2'000'000'000)};
-  const auto plan = PlanFusion(responses, kSize, std::size_t{1} << 40);
+  const auto plan = PlanFusion(Share(responses), kSize, std::size_t{1} << 40);
   ASSERT_EQ(plan.size(), 1u);
   EXPECT_EQ(plan[0].bytes_per_rank[0], 20'000'000'000u);
 }
@@ -316,15 +320,35 @@ void ExpectSound(const std::vector<Response>& responses, const std::vector<Batch
   }
 }
 
+TEST(FusionPlan, PlansAnewOnlyWhatIsNotARepeat) {
+  FusionPlan plan(kSize);
+  const std::vector<Agreed> agreed =
+      Share({Reduction(4), Barrier(), Reduction(5), Reduction(6, DType::kFloat64)});
+  const auto batches = [&](std::span<const Agreed> of, std::size_t threshold) {
+    const std::span<const Batch> planned = plan.For(of, threshold);
+    const std::vector<Batch> expected = PlanFusion(of, kSize, threshold);
+    EXPECT_TRUE(std::ranges::equal(planned, expected, {}, &Batch::members, &Batch::members));
+    return planned.data();
+  };
+  EXPECT_TRUE(plan.For({}, 1024).empty());
+  const Batch* const first = batches(agreed, 1024);
+  const std::vector<Agreed> again = agreed;  // the same responses
+  EXPECT_EQ(batches(again, 1024), first);
+  batches(std::span(agreed).first(3), 1024);
+  batches(agreed, 1024);
+  batches(agreed, 16);
+  batches(Share({Reduction(4), Barrier(), Reduction(5), Reduction(7)}), 16);
+}
+
 TEST(PlanFusion, IsSoundForAnyResponses) {
   std::mt19937_64 random(7);
   for (int round = 0; round < 500; ++round) {
     std::vector<Response> responses(random() % 40);
     for (auto& response : responses) response = Random(random);
     const std::size_t threshold = random() % 5 == 0 ? 0 : random() % 600;
-    const auto plan = PlanFusion(responses, kSize, threshold);
+    const auto plan = PlanFusion(Share(responses), kSize, threshold);
     ExpectSound(responses, plan, threshold);
-    const auto again = PlanFusion(std::vector(responses), kSize, threshold);
+    const auto again = PlanFusion(Share(std::vector(responses)), kSize, threshold);
     ASSERT_EQ(again.size(), plan.size());
     for (std::size_t i = 0; i < plan.size(); ++i) EXPECT_EQ(again[i].members, plan[i].members);
     ASSERT_FALSE(HasFailure()) << "round " << round << ", threshold " << threshold;

@@ -5,6 +5,7 @@
 #include <array>
 #include <numeric>
 
+#include "fusion/sharing.h"
 #include "hora/base/check.h"
 
 namespace hora {
@@ -44,10 +45,10 @@ TEST(Pack, StreamsFollowTheMembersInOrder) {
   Batch batch;
   batch.members = {{0, 0}, {1, 0}, {2, 0}};
   const std::vector<Response> responses(3);
-  auto inputs = InputStreams(batch, responses, buffers, 4);
+  auto inputs = InputStreams(batch, Share(responses), buffers, 4);
   ASSERT_EQ(inputs.size(), 1u);
   EXPECT_EQ(Contents(inputs[0]), Counting(5));
-  auto outputs = OutputStreams(batch, responses, buffers, 4);
+  auto outputs = OutputStreams(batch, Share(responses), buffers, 4);
   ASSERT_EQ(outputs.size(), 1u);
   outputs[0].Scatter(0, Counting(5));
   EXPECT_EQ(out_a, in_a);
@@ -65,7 +66,7 @@ TEST(Pack, AnAllgatherHasAStreamPerSourceRank) {
   Batch batch;
   batch.params = responses[1].params;
   batch.members = {{1, 0}, {2, 0}};
-  auto outputs = OutputStreams(batch, responses, buffers, 3);
+  auto outputs = OutputStreams(batch, Share(responses), buffers, 3);
   ASSERT_EQ(outputs.size(), 3u);
   EXPECT_EQ(outputs[0].size(), 6u);
   EXPECT_EQ(outputs[1].size(), 2u);
@@ -94,7 +95,7 @@ TEST(Pack, AGroupOfGathersHasItsRowsByTensor) {
   Batch batch;
   batch.params = group.params;
   batch.members = {{0, 0}, {0, 1}};
-  auto outputs = OutputStreams(batch, responses, buffers, 2);
+  auto outputs = OutputStreams(batch, Share(responses), buffers, 2);
   ASSERT_EQ(outputs.size(), 2u);
   outputs[0].Scatter(0, Counting(4));
   outputs[1].Scatter(0, Counting(5, 4));
@@ -116,14 +117,14 @@ TEST(Pack, AScatterHasAStreamPerDestination) {
   Batch batch;
   batch.params = response.params;
   batch.members = {{0, 0}, {0, 1}};
-  auto inputs = InputStreams(batch, responses, buffers, 3);
+  auto inputs = InputStreams(batch, Share(responses), buffers, 3);
   ASSERT_EQ(inputs.size(), 3u);
   EXPECT_EQ(Contents(inputs[0]), (std::vector<std::byte>{std::byte(0), std::byte(1), std::byte(2),
                                                          std::byte(3), std::byte(8)}));
   EXPECT_EQ(Contents(inputs[1]),
             (std::vector<std::byte>{std::byte(4), std::byte(5), std::byte(9)}));
   EXPECT_EQ(Contents(inputs[2]), (std::vector<std::byte>{std::byte(6), std::byte(7)}));
-  auto outputs = OutputStreams(batch, responses, buffers, 3);
+  auto outputs = OutputStreams(batch, Share(responses), buffers, 3);
   ASSERT_EQ(outputs.size(), 1u);
   EXPECT_EQ(outputs[0].size(), 5u);
 }
@@ -148,7 +149,7 @@ TEST(Pack, RefusesAnOutputThatIsTooSmall) {
   Batch batch;
   batch.params = responses[0].params;
   batch.members = {{0, 0}};
-  EXPECT_THROW(OutputStreams(batch, responses, buffers, 2), InvariantError);
+  EXPECT_THROW(OutputStreams(batch, Share(responses), buffers, 2), InvariantError);
 }
 
 }  // namespace

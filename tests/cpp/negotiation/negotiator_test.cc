@@ -65,8 +65,37 @@ TEST(Negotiator, SaysWhereEachAgreementEnds) {
   }
   for (ControlMessage& message : to_child) tree[1].Receive(0, std::move(message), tree.now());
   tree[1].Take(actions);
-  EXPECT_EQ(Names(actions.execute), (std::vector<std::string>{"a", "b"}));
+  ASSERT_EQ(actions.execute.size(), 2u);
+  EXPECT_EQ(actions.execute[0]->name, "a");
+  EXPECT_EQ(actions.execute[1]->name, "b");
   EXPECT_EQ(actions.agreement_ends, (std::vector<std::size_t>{1, 2}));
+}
+
+// What comes with a submission comes back with its end, and a repeat shares the cached response.
+TEST(Negotiator, GivesEntriesBackAndSharesRepeats) {
+  Negotiator negotiator({.position = TreePosition::Of(0, 1, 2)});
+  NegotiatorActions actions;
+  int somewhere[3];
+  const auto entry = [&](int i) { return reinterpret_cast<TensorEntry*>(&somewhere[i]); };
+  negotiator.Submit(Allreduce("a"), TimePoint(), entry(0));
+  negotiator.Take(actions);
+  ASSERT_EQ(actions.execute.size(), 1u);
+  EXPECT_EQ(actions.execute[0].entry, entry(0));
+  const SharedResponse first = actions.execute[0].response;
+  negotiator.Submit(Allreduce("a"), TimePoint(), entry(1));
+  negotiator.Submit(Allreduce(std::string(5000, 'x')), TimePoint(), entry(2));
+  negotiator.Take(actions);
+  ASSERT_EQ(actions.execute.size(), 1u);
+  EXPECT_EQ(actions.execute[0].entry, entry(1));
+  EXPECT_EQ(actions.execute[0].response, first);
+  ASSERT_EQ(actions.reject.size(), 1u);
+  EXPECT_EQ(actions.reject[0].entry, entry(2));
+  // Parameters that do not matter for the kind make no difference.
+  Request odd = Allreduce("a");
+  odd.params.root_rank = 3;
+  negotiator.Submit(odd, TimePoint(), entry(0));
+  negotiator.Take(actions);
+  EXPECT_EQ(actions.execute[0].response, first);
 }
 
 TEST(Negotiator, ARepeatedTensorIsOneBitInOneMessagePerEdge) {

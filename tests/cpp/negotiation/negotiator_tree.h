@@ -93,9 +93,9 @@ class NegotiatorTree {
     for (const auto& [first, tuning] : actions.tunings) {
       out.tunings.emplace_back(out.executed.size() + first, tuning);
     }
-    for (auto& response : actions.execute) out.executed.push_back(std::move(response));
+    for (const Agreed& agreed : actions.execute) out.executed.push_back(*agreed);
     for (auto& summary : actions.stalled) out.stalled.push_back(std::move(summary));
-    for (auto& [name, status] : actions.reject) out.rejected[name] = status;
+    for (auto& [name, status, entry] : actions.reject) out.rejected[name] = status;
     if (!actions.failure.ok()) out.failure = actions.failure;
   }
 

@@ -17,18 +17,33 @@ TEST(PendingSubmissions, FindsBySlotAndByName) {
   EXPECT_EQ(pending.Find("c", 0), nullptr);
   pending.SlotEvicted(3);
   EXPECT_EQ(pending.Find("b", -1)->name, "b");
-  pending.EraseSlot(3);  // holds another name now
+  pending.TakeSlot(3);  // holds another name now
   EXPECT_EQ(pending.size(), 2u);
-  pending.Erase("b", -1);
+  pending.Take("b", -1);
   EXPECT_EQ(pending.size(), 1u);
+}
+
+TEST(PendingSubmissions, GivesTheEntryBackThatCameWithTheSubmission) {
+  PendingSubmissions pending;
+  int somewhere[2];
+  auto* const first = reinterpret_cast<TensorEntry*>(&somewhere[0]);
+  auto* const second = reinterpret_cast<TensorEntry*>(&somewhere[1]);
+  pending.Add("a", OpKind::kAllreduce, -1, At(1), first);
+  pending.Add("b", OpKind::kAllreduce, 3, At(2), second);
+  EXPECT_EQ(pending.Find("a", -1)->entry, first);
+  EXPECT_EQ(pending.TakeSlot(3), second);
+  EXPECT_EQ(pending.TakeSlot(3), nullptr);
+  EXPECT_EQ(pending.Take("a", -1), first);
+  pending.Add("a", OpKind::kAllreduce, -1, At(3));
+  EXPECT_EQ(pending.Take("a", -1), nullptr) << "its own, not that of who was there before";
 }
 
 TEST(PendingSubmissions, AnEmptyNameIsANameLikeOthers) {
   PendingSubmissions pending;
   pending.Add("", OpKind::kAllreduce, -1, At(1));
-  pending.EraseSlot(0);
+  pending.TakeSlot(0);
   EXPECT_EQ(pending.size(), 1u);
-  pending.Erase("", -1);
+  pending.Take("", -1);
   EXPECT_EQ(pending.oldest(), nullptr);
 }
 
@@ -37,9 +52,9 @@ TEST(PendingSubmissions, KeepsTheOrderOfSubmissionAndTheMark) {
   for (int i = 0; i < 4; ++i) pending.Add(std::to_string(i), OpKind::kAllreduce, i, At(i));
   pending.MarkReported();
   EXPECT_EQ(pending.oldest_unreported()->name, "1");
-  pending.EraseSlot(1);  // the mark moves on
+  pending.TakeSlot(1);  // the mark moves on
   EXPECT_EQ(pending.oldest_unreported()->name, "2");
-  pending.EraseSlot(0);
+  pending.TakeSlot(0);
   EXPECT_EQ(pending.oldest()->name, "2");
   pending.MarkReported();
   pending.MarkReported();
@@ -63,7 +78,7 @@ TEST(PendingSubmissions, RenewedItIsTheNewestAndUnreported) {
   EXPECT_EQ(pending.oldest_unreported()->since, At(5));
   pending.Renew("nothing", At(6));
   EXPECT_EQ(pending.size(), 2u);
-  pending.Erase("join", -1);
+  pending.Take("join", -1);
   EXPECT_EQ(pending.oldest_unreported(), nullptr);
 }
 

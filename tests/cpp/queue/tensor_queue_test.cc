@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
 #include <thread>
 
 #include "hora/base/check.h"
@@ -22,9 +24,9 @@ TensorEntry Join(const std::string& name) {
   return entry;
 }
 
-std::vector<std::string> NamesOf(const std::vector<Request>& requests) {
+std::vector<std::string> NamesOf(const std::vector<TensorEntry*>& entries) {
   std::vector<std::string> names;
-  for (const Request& request : requests) names.push_back(request.name);
+  for (const TensorEntry* entry : entries) names.push_back(entry->request.name);
   return names;
 }
 
@@ -33,7 +35,7 @@ TEST(TensorQueue, DrainsInOrderOfSubmissionOnce) {
   ASSERT_TRUE(queue.Push(Entry("b")).ok());
   ASSERT_TRUE(queue.Push(Entry("a")).ok());
   EXPECT_TRUE(queue.has_fresh());
-  std::vector<Request> fresh;
+  std::vector<TensorEntry*> fresh;
   queue.Drain(fresh);
   EXPECT_EQ(NamesOf(fresh), (std::vector<std::string>{"b", "a"}));
   EXPECT_FALSE(queue.has_fresh());
@@ -50,15 +52,32 @@ TEST(TensorQueue, ANameIsFreeAgainOnceRemoved) {
   EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(refused.message().find("'x'"), std::string::npos);
   ASSERT_NE(queue.Find("x"), nullptr);
-  EXPECT_EQ(queue.Remove("x")->name(), "x");
+  EXPECT_EQ(queue.Remove(queue.Find("x"))->name(), "x");
   EXPECT_EQ(queue.Find("x"), nullptr);
-  EXPECT_EQ(queue.Remove("x"), nullptr);
   EXPECT_TRUE(queue.Push(Entry("x")).ok());
+}
+
+TEST(TensorQueue, RemovesManyInOrderAndTheirPlacesServeTheNext) {
+  TensorQueue queue;
+  std::vector<TensorEntry*> first;
+  for (int i = 0; i < 300; ++i) ASSERT_TRUE(queue.Push(Entry("t" + std::to_string(i))).ok());
+  queue.Drain(first);
+  std::vector<std::shared_ptr<Handle>> handles;
+  queue.Remove(std::span(first).subspan(100, 100), handles);
+  ASSERT_EQ(handles.size(), 100u);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(handles[i]->name(), "t" + std::to_string(100 + i));
+  EXPECT_EQ(queue.pending(), 200u);
+  std::vector<TensorEntry*> second;
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(queue.Push(Entry("u" + std::to_string(i))).ok());
+  queue.Drain(second);
+  EXPECT_TRUE(std::is_permutation(second.begin(), second.end(), first.begin() + 100));
+  EXPECT_EQ(queue.Find("t99"), first[99]) << "entries never move";
+  EXPECT_EQ(queue.Find("t100"), nullptr);
 }
 
 TEST(TensorQueue, PendingTellsWhatIsNotDoneAndSinceWhen) {
   TensorQueue queue;
-  const TimePoint before = SteadyClock::Instance().Now();
+  const TimePoint before = SteadyClock::Instance().Now() - std::chrono::milliseconds(20);
   ASSERT_TRUE(queue.Push(Entry("b")).ok());
   ASSERT_TRUE(queue.Push(Join("a")).ok());
   const std::vector<PendingOperation> pending = queue.Pending();
@@ -69,7 +88,7 @@ TEST(TensorQueue, PendingTellsWhatIsNotDoneAndSinceWhen) {
   EXPECT_EQ(pending[1].kind, OpKind::kJoin);
   EXPECT_GE(pending[0].since, before);
   EXPECT_LE(pending[0].since, pending[1].since);
-  queue.Remove("b");
+  queue.Remove(queue.Find("b"));
   EXPECT_EQ(queue.Pending().size(), 1u);
 }
 
@@ -81,9 +100,9 @@ TEST(TensorQueue, WhoHasJoinedSubmitsNothingUntilTheJoinIsDone) {
     EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
     EXPECT_NE(refused.message().find("has joined"), std::string::npos) << refused.message();
   }
-  queue.Remove("before");
+  queue.Remove(queue.Find("before"));
   EXPECT_FALSE(queue.Push(Entry("after")).ok());
-  queue.Remove("join");
+  queue.Remove(queue.Find("join"));
   EXPECT_TRUE(queue.Push(Entry("after")).ok());
 }
 
@@ -112,7 +131,7 @@ TEST(TensorQueue, EveryPushOfManyThreadsIsDrainedExactlyOnce) {
   constexpr int kThreads = 4;
   constexpr int kEach = 500;
   TensorQueue queue;
-  std::vector<Request> fresh;
+  std::vector<TensorEntry*> fresh;
   {
     std::vector<std::jthread> threads;
     for (int t = 0; t < kThreads; ++t) {

@@ -96,11 +96,11 @@ TEST_F(LedgerTest, FindsDoubleEndsAndDifferentCaches) {
 
   Ledger second(2);
   ResponseCache cache(2);
-  cache.Insert(Good(0));
+  cache.Insert(std::make_shared<const Response>(Good(0)));
   second.Cached(0, 1, cache);
   second.Cached(1, 1, cache);
   EXPECT_TRUE(second.ok());
-  cache.Insert(Good(1));
+  cache.Insert(std::make_shared<const Response>(Good(1)));
   second.Cached(1, 1, cache);
   EXPECT_EQ(second.violation(), "rank 1 has another cache than others after 1 agreements");
 }

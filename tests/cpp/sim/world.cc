@@ -315,13 +315,13 @@ void World::Act(int rank, NegotiatorActions& actions) {
       for (; tuning != actions.tunings.end() && tuning->first == executed; ++tuning) {
         ledger_.Tuned(rank, tuning->tuning);
       }
-      Executed(rank, actions.execute[executed]);
+      Executed(rank, *actions.execute[executed]);
     }
     ledger_.AgreementEnded(rank);
   }
   if (tuning != actions.tunings.end()) ledger_.Violation("a tuning belongs to no response");
   if (executed != actions.execute.size()) ledger_.Violation("a response belongs to no agreement");
-  for (const auto& [name, status] : actions.reject) ledger_.Rejected(rank, name, status);
+  for (const auto& [name, status, entry] : actions.reject) ledger_.Rejected(rank, name, status);
   Rank& own = of(rank);
   for (StallSummary& summary : actions.stalled) own.stalls.push_back(std::move(summary));
   if (!actions.failure.ok()) {
