@@ -6,11 +6,13 @@
 namespace hora::bindings {
 
 void BindConstants(pybind11::module_& module);
+void BindGradients(pybind11::module_& module);
 void BindHandle(pybind11::module_& module);
 void BindEngine(pybind11::module_& module);
 void BindProcessSets(pybind11::module_& module);
 void BindObservation(pybind11::module_& module);
 void BindOperations(pybind11::module_& module);
+void BindSymmetricMemory(pybind11::module_& module);
 void BindTorchOps(pybind11::module_& module);
 
 }  // namespace hora::bindings

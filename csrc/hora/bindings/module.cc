@@ -35,5 +35,7 @@ PYBIND11_MODULE(_core, module) {
   hora::bindings::BindProcessSets(module);
   hora::bindings::BindObservation(module);
   hora::bindings::BindOperations(module);
+  hora::bindings::BindGradients(module);
+  hora::bindings::BindSymmetricMemory(module);
   hora::bindings::BindTorchOps(module);
 }
