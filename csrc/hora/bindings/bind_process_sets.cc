@@ -32,11 +32,18 @@ void Remove(int id) {
   RaiseIfError(status);
 }
 
+void Flush(int id) {
+  const Result<std::shared_ptr<ProcessSet>> set = CurrentEngine()->Find(id);
+  if (!set) Raise(set.error());
+  (*set)->Flush();
+}
+
 }  // namespace
 
 void BindProcessSets(py::module_& module) {
   module.def("add_process_set", &Add, py::arg("ranks"));
   module.def("remove_process_set", &Remove, py::arg("process_set"));
+  module.def("flush", &Flush, py::arg("process_set") = 0);
   module.def("process_sets", [] { return CurrentEngine()->RanksOfSets(); });
 }
 

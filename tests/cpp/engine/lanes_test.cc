@@ -74,6 +74,7 @@ class Lanes : public ::testing::Test {
       sets_.push_back(std::make_unique<ProcessSet>(
           ProcessSetOptions{.rank = rank,
                             .board = board,
+                            .ranks_on_host = size,
                             .tunables = tunables,
                             .config = config,
                             .observer = observers[static_cast<std::size_t>(rank)]}));
