@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+from typing_extensions import Self
+
+_H = TypeVar("_H", bound="Handle")
 
 # OpKind
 ALLREDUCE: int
@@ -24,12 +28,21 @@ PRODUCT: int
 __version__: str
 
 class Handle:
-    """One submitted operation; completes exactly once."""
+    """One submitted operation; completes exactly once.
+
+    ``Handle(other, result)`` is the same operation, with another result; so is an object of a
+    derived class.
+    """
 
     name: str
+    def __new__(cls, other: Handle, result: Any = None) -> Self: ...
     def done(self) -> bool: ...
-    def wait(self, timeout: float | None = None) -> None:
+    def poll(self) -> bool: ...
+    def __call__(self) -> Any: ...
+    def wait(self, timeout: float | None = None) -> Any:
         """Blocks (working on the engine's behalf) until done; raises the operation's error.
+
+        Returns the result: None, or the output of ``try_submit``.
 
         ``timeout`` in seconds raises ``WaitTimeoutError`` and leaves the operation running.
         Ctrl-C is honoured. May be called again after completion.
@@ -123,6 +136,7 @@ def submit(
     postscale: float = 1.0,
     process_set: int = 0,
     splits: list[int] | None = None,
+    priority: int = 0,
 ) -> Handle:
     """Submits dense contiguous CPU tensors; they are kept alive until the operation is done.
 
@@ -145,6 +159,7 @@ def run(
     postscale: float = 1.0,
     process_set: int = 0,
     splits: list[int] | None = None,
+    priority: int = 0,
 ) -> Handle:
     """``submit`` and ``wait`` in one call: the shortest way through."""
 
@@ -172,3 +187,46 @@ def torch_ops_api() -> int:
 
 def forget_compiled_names(process_set: int | None = None) -> None:
     """Numbers the unnamed operations of compiled graphs from 0 again, in one process set or all."""
+
+def try_submit(
+    handle_class: type[_H],
+    kind: int,
+    name: str,
+    input: Any,
+    output: Any,
+    reduce_op: int = ...,
+    root_rank: int = -1,
+    prescale: float = 1.0,
+    postscale: float = 1.0,
+    process_set: int = 0,
+    splits: list[int] | None = None,
+    priority: int = 0,
+) -> _H | None:
+    """``submit`` for one plain tensor; the handle is of that class, and its result the output.
+
+    Returns None, with nothing done, when the input is not plain: see ``is_plain``.
+    """
+
+def try_run(
+    kind: int,
+    name: str,
+    input: Any,
+    output: Any,
+    reduce_op: int = ...,
+    root_rank: int = -1,
+    prescale: float = 1.0,
+    postscale: float = 1.0,
+    process_set: int = 0,
+    splits: list[int] | None = None,
+    priority: int = 0,
+) -> bool:
+    """``run`` for one plain tensor; False, with nothing done, when the input is not plain."""
+
+def is_plain(tensor: Any) -> bool:
+    """Whether the engine can work on it as it is: numbers in dense row-major memory of the CPU.
+
+    Subclasses of tensors are not plain, nor are views that negate.
+    """
+
+def set_plain_types(*types: type) -> None:
+    """Which classes have plain tensors: torch.Tensor and torch.nn.Parameter."""

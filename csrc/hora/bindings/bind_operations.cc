@@ -235,6 +235,10 @@ PyObject* TryRun(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* k
   });
 }
 
+PyObject* IsPlain(PyObject*, PyObject* tensor) {
+  return Guarded([&] { return PyBool_FromLong(ReadPlainTensor(tensor).has_value()); });
+}
+
 }  // namespace
 
 void BindOperations(py::module_& module) {
@@ -244,6 +248,7 @@ void BindOperations(py::module_& module) {
       {"run", AsCFunction(Run), kFlags, "submit() and wait() in one."},
       {"try_submit", AsCFunction(TrySubmit), kFlags, "submit() for one plain tensor, or None."},
       {"try_run", AsCFunction(TryRun), kFlags, "run() for one plain tensor, or False."},
+      {"is_plain", IsPlain, METH_O, "Whether the engine can work on a tensor as it is."},
       {}};
   if (PyModule_AddFunctions(module.ptr(), functions) != 0) throw py::error_already_set();
   module.def("set_plain_types", [](const py::args& types) { SetPlainTypes(types); });

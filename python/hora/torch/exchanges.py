@@ -42,7 +42,11 @@ _INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
 
 def allgather(
-    tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set
+    tensor: torch.Tensor,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> torch.Tensor:
     """Returns the set's tensors joined along the first dimension, in rank order, on every rank.
 
@@ -54,14 +58,18 @@ def allgather(
         from hora.torch import compiled
 
         return compiled.allgather(tensor, name, process_set)
-    return grouped_allgather([tensor], name, process_set)[0]
+    return grouped_allgather([tensor], name, process_set, priority=priority)[0]
 
 
 def allgather_async(
-    tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set
+    tensor: torch.Tensor,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle:
     """Starts ``allgather``; the handle's result is the joined tensor."""
-    return grouped_allgather_async([tensor], name, process_set).then(_only)
+    return grouped_allgather_async([tensor], name, process_set, priority=priority).then(_only)
 
 
 @overload
@@ -70,6 +78,8 @@ def alltoall(
     splits: None = None,
     name: str | None = None,
     process_set: ProcessSet = ...,
+    *,
+    priority: int = ...,
 ) -> torch.Tensor: ...
 @overload
 def alltoall(
@@ -77,12 +87,16 @@ def alltoall(
     splits: _Splits,
     name: str | None = None,
     process_set: ProcessSet = ...,
+    *,
+    priority: int = ...,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 def alltoall(
     tensor: torch.Tensor,
     splits: _Splits | None = None,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Sends each rank of the set its rows of the tensor; returns the rows received, in rank order.
 
@@ -100,19 +114,21 @@ def alltoall(
         )
         return result
     if not needs_grad(tensor):
-        received, counts = _started(tensor, splits, name, process_set, blocking=True).wait()
+        received, counts = _started(
+            tensor, splits, name, process_set, priority, blocking=True
+        ).wait()
         return received if splits is None else (received, counts)
     received_splits = torch.empty(0)
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
         nonlocal received_splits
-        handle = _started(tensor, splits, name, process_set, blocking=True)
+        handle = _started(tensor, splits, name, process_set, priority, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
         result, received_splits = handle.wait()
         rows, shape = received_splits.tolist(), tensor.shape
 
         def gradient(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-            back, _ = alltoall(gradients[0], rows, name_of_gradient, process_set)
+            back, _ = alltoall(gradients[0], rows, name_of_gradient, process_set, priority=priority)
             kept = back.new_zeros((shape[0] - back.shape[0], *shape[1:]))
             return [torch.cat([back, kept]) if kept.shape[0] else back]
 
@@ -127,9 +143,11 @@ def alltoall_async(
     splits: _Splits | None = None,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle[tuple[torch.Tensor, torch.Tensor]]:
     """Starts ``alltoall``; the handle's result is always the pair, as in Horovod."""
-    return _started(tensor, splits, name, process_set)
+    return _started(tensor, splits, name, process_set, priority)
 
 
 def _started(
@@ -137,6 +155,8 @@ def _started(
     splits: _Splits | None,
     name: str | None,
     process_set: ProcessSet,
+    priority: int,
+    *,
     blocking: bool = False,
 ) -> Handle[tuple[torch.Tensor, torch.Tensor]]:
     what = title(ALLTOALL, name)
@@ -152,7 +172,7 @@ def _started(
     if counts is not None and sum(counts) < tensor.shape[0]:
         tensor = tensor[: sum(counts)]
     device = splits.device if isinstance(splits, torch.Tensor) else torch.device("cpu")
-    terms = Terms(process_set=id_of(process_set))
+    terms = Terms(process_set=id_of(process_set), priority=priority)
 
     def pair(gathered: list[Gathering]) -> tuple[torch.Tensor, torch.Tensor]:
         (one,) = gathered
@@ -169,6 +189,8 @@ def reducescatter(  # noqa: PLR0917 - Horovod's signature
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    *,
+    priority: int = 0,
 ) -> torch.Tensor:
     """Reduces the tensor over the ranks of the set; returns this rank's share of the rows.
 
@@ -184,7 +206,14 @@ def reducescatter(  # noqa: PLR0917 - Horovod's signature
             tensor, name, compression, op, process_set, prescale_factor, postscale_factor
         )
     return grouped_reducescatter(
-        [tensor], name, compression, op, process_set, prescale_factor, postscale_factor
+        [tensor],
+        name,
+        compression,
+        op,
+        process_set,
+        prescale_factor,
+        postscale_factor,
+        priority=priority,
     )[0]
 
 
@@ -195,10 +224,12 @@ def reducescatter_async(  # noqa: PLR0917 - Horovod's signature
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    *,
+    priority: int = 0,
 ) -> Handle:
     """Starts ``reducescatter``; the handle's result is this rank's share."""
     return grouped_reducescatter_async(
-        [tensor], name, op, process_set, prescale_factor, postscale_factor
+        [tensor], name, op, process_set, prescale_factor, postscale_factor, priority=priority
     ).then(_only)
 
 

@@ -50,6 +50,8 @@ def grouped_allreduce(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> list[torch.Tensor]:
     """``allreduce`` of a list; returns the new tensors in its order."""
     if is_dynamo_compiling():
@@ -58,7 +60,7 @@ def grouped_allreduce(  # noqa: PLR0917 - Horovod's signature
         return compiled.grouped_allreduce(
             tensors, average, name, compression, op, prescale_factor, postscale_factor, process_set
         )
-    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     pairs = [compression.compress(t) for t in as_group(tensors, "grouped_allreduce")]
     reduced = _reduced(name, [small for small, _ in pairs], terms, process_set)
     return [
@@ -75,9 +77,11 @@ def grouped_allreduce_async(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle[list[torch.Tensor]]:
     """Starts ``grouped_allreduce``; the handle's result is the list of new, detached tensors."""
-    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     group = as_group(tensors, "grouped_allreduce")
     return start_group_out_of_place(ALLREDUCE, name, group, terms)
 
@@ -90,9 +94,11 @@ def grouped_allreduce_(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> list[torch.Tensor]:
     """``allreduce_`` of a list; returns the same tensors."""
-    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     group = as_group(tensors, "grouped_allreduce_")
     return start_group_in_place(ALLREDUCE, name, group, terms, blocking=True).wait()
 
@@ -105,23 +111,32 @@ def grouped_allreduce_async_(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle[list[torch.Tensor]]:
     """Starts ``grouped_allreduce_``."""
-    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     group = as_group(tensors, "grouped_allreduce_")
     return start_group_in_place(ALLREDUCE, name, group, terms)
 
 
 def grouped_allgather(
-    tensors: _Tensors, name: str | None = None, process_set: ProcessSet = global_process_set
+    tensors: _Tensors,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> list[torch.Tensor]:
     """``allgather`` of a list; returns the joined tensors in its order."""
     group = as_group(tensors, "grouped_allgather")
     if not needs_grad(*group):
-        return [one.tensor for one in _gathered(name, group, process_set, blocking=True).wait()]
+        return [
+            one.tensor
+            for one in _gathered(name, group, process_set, priority, blocking=True).wait()
+        ]
 
     def forward() -> tuple[list[torch.Tensor], Gradient]:
-        handle = _gathered(name, group, process_set, blocking=True)
+        handle = _gathered(name, group, process_set, priority, blocking=True)
         name_of_gradient = f"{handle.name}.grad"
         gathered = handle.wait()
         place, _ = place_in(process_set)
@@ -129,7 +144,9 @@ def grouped_allgather(
         shapes = [tensor.shape for tensor in group]
 
         def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
-            means = grouped_allreduce(gradients, name=name_of_gradient, process_set=process_set)
+            means = grouped_allreduce(
+                gradients, name=name_of_gradient, process_set=process_set, priority=priority
+            )
             return [
                 mean.narrow(0, start, length).reshape(shape)
                 for mean, (start, length), shape in zip(means, slices, shapes, strict=True)
@@ -141,10 +158,14 @@ def grouped_allgather(
 
 
 def grouped_allgather_async(
-    tensors: _Tensors, name: str | None = None, process_set: ProcessSet = global_process_set
+    tensors: _Tensors,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle[list[torch.Tensor]]:
     """Starts ``grouped_allgather``; the handle's result is the list of joined, detached tensors."""
-    handle = _gathered(name, as_group(tensors, "grouped_allgather"), process_set)
+    handle = _gathered(name, as_group(tensors, "grouped_allgather"), process_set, priority)
     return handle.then(lambda gathered: [one.tensor for one in gathered])
 
 
@@ -156,9 +177,11 @@ def grouped_reducescatter(  # noqa: PLR0917 - Horovod's signature
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    *,
+    priority: int = 0,
 ) -> list[torch.Tensor]:
     """``reducescatter`` of a list; returns this rank's share of each, in its order."""
-    terms = reduction_terms(op, None, prescale_factor, postscale_factor, process_set)
+    terms = reduction_terms(op, None, prescale_factor, postscale_factor, process_set, priority)
     pairs = [compression.compress(t) for t in as_group(tensors, "grouped_reducescatter")]
     shares = _scattered(name, [small for small, _ in pairs], terms, process_set)
     return [
@@ -174,9 +197,11 @@ def grouped_reducescatter_async(  # noqa: PLR0917 - Horovod's signature
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
+    *,
+    priority: int = 0,
 ) -> Handle[list[torch.Tensor]]:
     """Starts ``grouped_reducescatter``; the handle's result is the list of detached shares."""
-    terms = reduction_terms(op, None, prescale_factor, postscale_factor, process_set)
+    terms = reduction_terms(op, None, prescale_factor, postscale_factor, process_set, priority)
     group = as_group(tensors, "grouped_reducescatter")
     return start_group_scatter(name, group, terms, *place_in(process_set))
 
@@ -200,9 +225,14 @@ def _reduced(
 
 
 def _gathered(
-    name: str | None, group: list[torch.Tensor], process_set: ProcessSet, blocking: bool = False
+    name: str | None,
+    group: list[torch.Tensor],
+    process_set: ProcessSet,
+    priority: int,
+    *,
+    blocking: bool = False,
 ) -> Handle[list[Gathering]]:
-    terms = Terms(process_set=id_of(process_set))
+    terms = Terms(process_set=id_of(process_set), priority=priority)
     return start_gathering(ALLGATHER, name, group, terms, blocking=blocking)
 
 
@@ -223,7 +253,7 @@ def _scattered(
 
         def gradient(gradients: list[torch.Tensor]) -> Sequence[torch.Tensor]:
             scaled = gradients if factor == 1.0 else [factor * one for one in gradients]
-            return grouped_allgather(scaled, name_of_gradient, process_set)
+            return grouped_allgather(scaled, name_of_gradient, process_set, priority=terms.priority)
 
         return handle.wait(), gradient if is_linear(terms) else no_gradient("reducescatter", terms)
 

@@ -55,13 +55,17 @@ ALLTOALL = Kind(_core.ALLTOALL, "alltoall", MOVABLE, MOVABLE)
 
 
 class Terms(NamedTuple):
-    """What ranks must agree on besides dtype and shape, and the id of their process set."""
+    """What ranks must agree on besides dtype and shape, and the id of their process set.
+
+    The order is that of the engine's arguments, where ``splits`` comes before ``priority``.
+    """
 
     reduce_op: int = ReduceOp.SUM
     root_rank: int = -1
     prescale: float = 1.0
     postscale: float = 1.0
     process_set: int = 0
+    priority: int = 0
 
 
 _AVERAGE = int(ReduceOp.AVERAGE)
@@ -83,12 +87,13 @@ def chosen_op(op: int | None, average: bool | None = None) -> int:
         ) from None
 
 
-def reduction_terms(
+def reduction_terms(  # noqa: PLR0917 - in the order of the arguments of an allreduce
     op: int | None,
     average: bool | None,
     prescale: float,
     postscale: float,
     process_set: ProcessSet,
+    priority: int = 0,
 ) -> Terms:
     """The terms of an allreduce or reducescatter from the arguments of a call."""
     if average is not None:
@@ -98,7 +103,7 @@ def reduction_terms(
             stacklevel=3,
         )
     number = 0 if process_set is global_process_set else id_of(process_set)
-    return Terms(chosen_op(op, average), -1, prescale, postscale, number)
+    return Terms(chosen_op(op, average), -1, prescale, postscale, number, priority)
 
 
 def title(kind: Kind, name: str | None, index: int | None = None) -> str:
@@ -161,4 +166,6 @@ def _bad_argument(name: object, terms: Terms) -> str | None:
     for argument, factor in factors:
         if not hasattr(factor, "__float__"):
             return f"{argument}={factor!r} is not a number"
+    if not hasattr(terms.priority, "__index__") or not -1 << 31 <= terms.priority < 1 << 31:
+        return f"priority={terms.priority!r} is not an integer of 32 bits"
     return None

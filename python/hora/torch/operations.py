@@ -22,24 +22,20 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 from hora import _core
-from hora.errors import UsageError
 from hora.ops import ReduceOp
-from hora.process_sets import ProcessSet, global_process_set
+from hora.process_sets import ProcessSet, global_process_set, id_of
 from hora.torch.autograd import Gradient, differentiable, is_linear, needs_grad, no_gradient
 from hora.torch.compression import Compression, Compressor
 from hora.torch.handle import Handle
-from hora.torch.kinds import (
-    ALLREDUCE,
-    Terms,
-    chosen_op,
-    passes,
-    reduction_terms,
-    refusal,
-)
-from hora.torch.profiling import profiling, run_in_range
+from hora.torch.kinds import ALLREDUCE, Terms, chosen_op, reduction_terms
 from hora.torch.sparse import is_sparse, start_sparse, start_sparse_in_place
-from hora.torch.submission import mark_changed, start_in_place, start_out_of_place
-from hora.torch.tensors import NUMBERS, is_plain
+from hora.torch.submission import (
+    mark_changed,
+    run_plain,
+    start_in_place,
+    start_out_of_place,
+    start_plain,
+)
 
 __all__ = [
     "Adasum",
@@ -62,23 +58,11 @@ Min = ReduceOp.MIN
 Max = ReduceOp.MAX
 Product = ReduceOp.PRODUCT
 
-# The blocking calls are the latency that users see: what they need is at hand, without attribute
-# chains, and a tensor that needs no preparation goes straight to the engine.
-_run = _core.run
-_ALLREDUCE = _core.ALLREDUCE
+# These calls are the latency that users see: what they need is at hand, and a tensor that needs no
+# preparation goes straight to the engine.
+_is_plain = _core.is_plain
 _AVERAGE = int(ReduceOp.AVERAGE)
-_SUM = int(ReduceOp.SUM)
-_ADASUM = int(ReduceOp.ADASUM)
-_claim_allreduce = ALLREDUCE.ring.claim
-_allreduce_names = ALLREDUCE.ring.names
 _no_compression = Compression.none
-
-
-def _op_of(op: int, tensor: torch.Tensor) -> int:
-    number = chosen_op(op)
-    if number == _ADASUM:
-        passes(ALLREDUCE, None, tensor, Terms(number))  # refuses integers
-    return number
 
 
 def allreduce_(  # noqa: PLR0917 - Horovod's signature
@@ -89,6 +73,8 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> torch.Tensor:
     """Replaces the tensor's values by their reduction over the ranks of the set; returns it.
 
@@ -96,6 +82,10 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
     Values are multiplied by ``prescale_factor`` before and by ``postscale_factor`` after it; the
     means and scaled values of integers are truncated towards zero. ``average=False`` is Horovod's
     old word for Sum. A sparse (COO) tensor is reduced as by ``sparse_allreduce_async``.
+
+    Operations agreed at the same time run in descending order of ``priority``; one of a positive
+    priority also overtakes large ones that are under way. Ranks must give the same. (Within
+    ``torch.compile`` it is not looked at.)
     """
     if is_dynamo_compiling():
         with torch.no_grad():
@@ -108,27 +98,19 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
                     prescale_factor=prescale_factor,
                     postscale_factor=postscale_factor,
                     process_set=process_set,
+                    priority=priority,
                 )
             )
-    if (
-        process_set is not global_process_set
-        or average is not None
-        or not is_plain(tensor, NUMBERS)
-    ):
-        terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
-        if is_sparse(tensor):
-            return start_sparse_in_place(name, tensor, terms, process_set).wait()
-        return start_in_place(ALLREDUCE, name, tensor, terms, blocking=True).wait()
-    op = _AVERAGE if op is None else _op_of(op, tensor)
-    key = _allreduce_names[_claim_allreduce()] if name is None else name
-    try:
-        run = run_in_range if profiling() else _run
-        run(_ALLREDUCE, key, tensor, tensor, op, -1, prescale_factor, postscale_factor)
-    except (TypeError, UsageError) as error:
-        terms = Terms(op, -1, prescale_factor, postscale_factor)
-        raise refusal(error, ALLREDUCE, name, key, terms) from None
-    mark_changed(tensor)
-    return tensor
+    if average is None and run_plain(
+        ALLREDUCE, name, tensor, tensor,
+        _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+    ):  # fmt: skip
+        mark_changed(tensor)
+        return tensor
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
+    if is_sparse(tensor):
+        return start_sparse_in_place(name, tensor, terms, process_set).wait()
+    return start_in_place(ALLREDUCE, name, tensor, terms, blocking=True).wait()
 
 
 def allreduce(  # noqa: PLR0917 - Horovod's signature
@@ -140,6 +122,8 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> torch.Tensor:
     """Returns the reduction over the ranks of the set as a new tensor of this shape and dtype.
 
@@ -153,24 +137,19 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
             tensor, average, name, compression, op, prescale_factor, postscale_factor, process_set
         )
     if (
-        process_set is not global_process_set
-        or average is not None
-        or compression is not _no_compression
-        or not is_plain(tensor, NUMBERS)
-        or (tensor.requires_grad and torch.is_grad_enabled())
+        average is None
+        and compression is _no_compression
+        and _is_plain(tensor)
+        and not (tensor.requires_grad and torch.is_grad_enabled())
     ):
-        terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
-        return _allreduce_of_any_kind(tensor, name, compression, terms, process_set)
-    op = _AVERAGE if op is None else _op_of(op, tensor)
-    output = torch.empty_like(tensor)
-    key = _allreduce_names[_claim_allreduce()] if name is None else name
-    try:
-        run = run_in_range if profiling() else _run
-        run(_ALLREDUCE, key, tensor, output, op, -1, prescale_factor, postscale_factor)
-    except (TypeError, UsageError) as error:
-        terms = Terms(op, -1, prescale_factor, postscale_factor)
-        raise refusal(error, ALLREDUCE, name, key, terms) from None
-    return output
+        output = torch.empty_like(tensor)
+        if run_plain(
+            ALLREDUCE, name, tensor, output,
+            _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+        ):  # fmt: skip
+            return output
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
+    return _allreduce_of_any_kind(tensor, name, compression, terms, process_set)
 
 
 def allreduce_async_(  # noqa: PLR0917 - Horovod's signature
@@ -181,9 +160,19 @@ def allreduce_async_(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle:
     """Starts ``allreduce_``."""
-    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    if average is None:
+        handle = start_plain(
+            ALLREDUCE, name, tensor, tensor,
+            _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+        )  # fmt: skip
+        if handle is not None:
+            mark_changed(tensor)
+            return handle
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     if is_sparse(tensor):
         return start_sparse_in_place(name, tensor, terms, process_set)
     return start_in_place(ALLREDUCE, name, tensor, terms)
@@ -197,12 +186,32 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
+    *,
+    priority: int = 0,
 ) -> Handle:
     """Starts ``allreduce``; the handle's result is the new tensor, detached."""
-    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set)
+    if average is None and name is not None and _is_plain(tensor):
+        output = torch.empty_like(tensor)
+        handle = start_plain(
+            ALLREDUCE, name, tensor, output,
+            _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+        )  # fmt: skip
+        if handle is not None:
+            return handle
+    terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     if is_sparse(tensor):
         return start_sparse(name, tensor, terms, process_set)
     return start_out_of_place(ALLREDUCE, name, tensor, terms)
+
+
+def _number(op: int | None) -> int:
+    if op is None:
+        return _AVERAGE
+    return op if type(op) is ReduceOp else chosen_op(op)
+
+
+def _id_of(process_set: ProcessSet) -> int:
+    return 0 if process_set is global_process_set else id_of(process_set)
 
 
 def _allreduce_of_any_kind(

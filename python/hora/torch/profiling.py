@@ -10,7 +10,7 @@ import torch
 
 from hora import _core
 
-__all__ = ["profiled", "profiling", "run_in_range", "submit_in_range"]
+__all__ = ["profiled", "profiling", "run_in_range", "submit_in_range", "try_run_in_range"]
 
 # Whether somebody records ranges now. One cheap call: hot paths ask before they call ``profiled``.
 profiling: Callable[[], bool] = torch._C._autograd._profiler_enabled
@@ -51,3 +51,11 @@ def submit_in_range(kind: int, name: str, *arguments: Any) -> _core.Handle:
     """``_core.submit`` as the range "hora::allreduce_async grad.w"; see also ``Handle.wait``."""
     with profiled(f"{_WORDS[kind]}_async", name):
         return _core.submit(kind, name, *arguments)
+
+
+def try_run_in_range(kind: int, name: str, tensor: torch.Tensor, *arguments: Any) -> bool:
+    """``_core.try_run`` as the range "hora::allreduce grad.w", unless there is nothing to do."""
+    if not _core.is_plain(tensor):
+        return False
+    with profiled(_WORDS[kind], name):
+        return _core.try_run(kind, name, tensor, *arguments)

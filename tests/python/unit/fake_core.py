@@ -20,6 +20,10 @@ from hora.errors import NotInitializedError, ShutDownError, UsageError, WaitTime
 
 ALLREDUCE, ALLGATHER, BROADCAST, BARRIER, ALLTOALL, REDUCESCATTER, JOIN = range(7)
 AVERAGE, SUM, ADASUM, MIN, MAX, PRODUCT = range(6)
+NUMBERS = {
+    torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64,
+    torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64,
+}  # fmt: skip
 
 
 def listed(tensors):
@@ -52,23 +56,22 @@ class Gathered:
 
 
 @dataclass
-class Handle:
+class Operation:
     name: str
     complete: object
     core: object
     finished: bool = False
     error: Exception | None = None
-    result: object = None
+    outcome: object = None
 
     def finish(self):
         if not self.finished:
             self.finished = True
-            self.result = self.complete()
+            self.outcome = self.complete()
 
-    def done(self):
-        return self.finished
-
-    def wait(self, timeout=None):
+    def wait(self, timeout):
+        if not (timeout is None or (hasattr(timeout, "__float__") and float(timeout) >= 0)):
+            raise UsageError(f"timeout={timeout!r} is not a number of seconds")
         if not self.finished:
             if timeout is not None:
                 raise WaitTimeoutError(f"'{self.name}' was held by the test")
@@ -77,11 +80,37 @@ class Handle:
         if self.error is not None:
             raise self.error
 
+
+class Handle:
+    """Of an operation, or of what another handle is of."""
+
+    def __new__(cls, other, result=None):
+        self = super().__new__(cls)
+        self._operation = other._operation if isinstance(other, Handle) else other
+        self._value = result
+        return self
+
+    @property
+    def name(self):
+        return self._operation.name
+
+    def done(self):
+        return self._operation.finished
+
+    poll = done
+
+    def wait(self, timeout=None):
+        self._operation.wait(timeout)
+        return self._value
+
+    def __call__(self):
+        return self.wait()
+
     def gathered(self):
-        return self.result
+        return self._operation.outcome
 
     def last_joined(self):
-        return self.result
+        return self._operation.outcome
 
 
 @dataclass
@@ -95,6 +124,7 @@ class Call:
     postscale: float
     process_set: int
     splits: list[int] | None
+    priority: int = 0
 
 
 @dataclass
@@ -127,16 +157,16 @@ class FakeCore:
     def hold(self):
         self._held = True
 
-    def complete(self, handle):
-        for key in [key for key, open_ in self._open.items() if open_ is handle]:
+    def complete(self, operation):
+        for key in [key for key, open_ in self._open.items() if open_ is operation]:
             del self._open[key]
-        handle.finish()
+        operation.finish()
 
     def release(self, error=None):
         self._held = False
-        for handle in list(self._open.values()):
-            handle.error = error
-            handle.finish()
+        for operation in list(self._open.values()):
+            operation.error = error
+            operation.finish()
         self._open.clear()
 
     # --- what hora._core has ---
@@ -185,6 +215,9 @@ class FakeCore:
     def tuning(self):
         return {"fusion_threshold_bytes": 1 << 27, "chunk_bytes": 1, "urgent_bytes": 2}
 
+    def flush(self, process_set=0):
+        pass
+
     def forget_compiled_names(self, process_set=None):
         pass
 
@@ -211,34 +244,61 @@ class FakeCore:
         postscale=1.0,
         process_set=0,
         splits=None,
+        priority=0,
     ):
         self.topology()
         if self.fail_submit is not None:
             raise self.fail_submit
-        numbers = isinstance(reduce_op, int) and isinstance(root_rank, int) and root_rank < 1 << 31
+        numbers = all(isinstance(number, int) for number in (reduce_op, root_rank, priority))
+        numbers = numbers and max(root_rank, priority) < 1 << 31
         if not (isinstance(name, str) and numbers and isinstance(prescale, float)):
-            raise TypeError("submit(): incompatible function arguments")  # as pybind11 does
+            raise TypeError("name is a string, not …")
         if (process_set, name) in self._open:
             raise UsageError(f"'{name}' is in use")
         for tensor in [*listed(input), *listed(output)]:
             if not tensor.is_contiguous():
                 raise UsageError("not contiguous")
         call = Call(
-            kind, name, input, reduce_op, root_rank, prescale, postscale, process_set, splits
-        )
+            kind, name, input, reduce_op, root_rank, prescale, postscale, process_set, splits,
+            priority,
+        )  # fmt: skip
         self.calls.append(call)
         size = len(self.sets[process_set])
-        handle = Handle(name, lambda: self._compute(call, listed(output), size), self)
+        operation = Operation(name, lambda: self._compute(call, listed(output), size), self)
         if self._held:
-            self._open[process_set, name] = handle
+            self._open[process_set, name] = operation
         else:
-            handle.finish()
-        return handle
+            operation.finish()
+        return Handle(operation)
 
     def run(self, *arguments, **options):
         handle = self.submit(*arguments, **options)
         handle.wait()
         return handle
+
+    def set_plain_types(self, *types):
+        self.plain_types = types
+
+    def is_plain(self, tensor):
+        return (
+            type(tensor) in self.plain_types
+            and tensor.dtype in NUMBERS
+            and tensor.layout is torch.strided
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not tensor.is_neg()
+        )
+
+    def try_submit(self, handle_class, kind, name, input, output, *arguments):
+        if not self.is_plain(input):
+            return None
+        return handle_class(self.submit(kind, name, input, output, *arguments), output)
+
+    def try_run(self, kind, name, input, *arguments):
+        if not self.is_plain(input):
+            return False
+        self.run(kind, name, input, *arguments)
+        return True
 
     def _compute(self, call, targets, size):
         sources = [source.detach() for source in listed(call.input)]
@@ -271,6 +331,7 @@ class FakeCore:
             setattr(module, name, globals()[name])
         for name in (
             "init", "shutdown", "abort", "is_initialized", "topology", "submit", "run",
+            "try_submit", "try_run", "is_plain", "set_plain_types",
             "add_process_set", "remove_process_set", "process_sets", "metrics", "pending", "tuning",
             "set_log_level", "start_timeline", "stop_timeline", "forget_compiled_names",
         ):  # fmt: skip
