@@ -42,7 +42,7 @@ class RunningPeer:
     def __init__(self, peer: Peer, ranks: int) -> None:
         self.peer = peer
         self.ranks = ranks
-        self.started_s = 0.0  # how long the start took, seconds
+        self.broken = ""  # why it takes no more orders
         self.folder = Path(tempfile.mkdtemp(prefix=f"hora-bench-{peer.name}-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._inputs: list[int] = []
@@ -72,7 +72,6 @@ class RunningPeer:
                 os.mkfifo(path)
                 # Both ways, so that opening does not wait for the other side.
                 ends.append(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        begin = time.monotonic()
         log = (self.folder / "log").open("wb")
         for rank in range(self.ranks if self.peer.per_rank else 1):
             place = {"folder": str(self.folder), "ranks": str(self.ranks), "rank": str(rank)}
@@ -89,13 +88,22 @@ class RunningPeer:
             )
         log.close()
         self._collect(self.peer.start_timeout)
-        self.started_s = time.monotonic() - begin
 
-    def ask(self, order: str, timeout: float = 120.0) -> Answer:
-        """Sends the line to all ranks and waits for all answers. Raises ``PeerError``."""
-        for end in self._inputs:
-            os.write(end, order.encode() + b"\n")
-        return self._collect(timeout)
+    def ask(self, order: str, timeout: float = 30.0) -> Answer:
+        """Sends the line to all ranks and waits for all answers.
+
+        Raises ``PeerError`` when they do not come; the peer is ended then.
+        """
+        if self.broken:
+            raise PeerError(self.broken)
+        try:
+            for end in self._inputs:
+                os.write(end, order.encode() + b"\n")
+            return self._collect(timeout)
+        except PeerError as error:
+            self.broken = str(error)
+            self.stop()
+            raise
 
     def _collect(self, timeout: float) -> Answer:
         deadline = time.monotonic() + timeout

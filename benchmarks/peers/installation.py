@@ -84,7 +84,7 @@ class Installation:
 
     def _compile(self, name: str, say: Callable[[str], None]) -> None:
         wheel, root = WHEELS[name], self.root(name)
-        sources = (WORKERS / wheel.worker, WORKERS / "worker.h")
+        sources = [WORKERS / name for name in (wheel.worker, "worker.h", "values.h")]
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
         stamp = root / ".worker"
         if stamp.exists() and stamp.read_text() == digest:

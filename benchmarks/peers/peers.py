@@ -38,7 +38,9 @@ def _native(name: str, installed: Installation, ranks: int) -> Peer:
         }
     elif name == "mpich":
         binding = () if crowded else ("-bind-to", "core")
-        own = {}
+        # Its shared memory spins without ever yielding: milliseconds for a byte. Its network path
+        # does yield.
+        own = {"MPIR_CVAR_NOLOCAL": "1"} if crowded else {}
     else:
         binding = ()
         own = {
@@ -50,7 +52,10 @@ def _native(name: str, installed: Installation, ranks: int) -> Peer:
         }
     if name == "oneccl":
         # The caller drives the operation itself: a worker thread would take the other rank's core.
-        own |= {"CCL_WORKER_OFFLOAD": "0", "CCL_ROOT": str(root), "CCL_LOG_LEVEL": "error"}
+        # With too few cores anyway, a worker that yields is what comes to an end.
+        own |= {"CCL_WORKER_OFFLOAD": "0", "CCL_ROOT": str(root)}
+        if crowded:
+            own |= {"CCL_WORKER_OFFLOAD": "1", "CCL_YIELD": "sched_yield", "CCL_SPIN_COUNT": "1"}
     launcher = str(root / "bin" / ("mpiexec.hydra" if name != "openmpi" else "mpiexec"))
     return Peer(
         name, (launcher, *binding, "-n", "{ranks}", worker, "{folder}"), {**libraries, **own}

@@ -44,6 +44,8 @@ class Bench:
         """Everybody in every mode that has not been refused before."""
         found = []
         for peer in self.running:
+            if peer.broken:
+                continue
             name = peer.peer.name
             modes: tuple[str, ...] = ("default", *EXTRA_MODES.get(name, {}).get(op, ()))
             if name == "memory":

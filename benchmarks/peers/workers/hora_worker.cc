@@ -1,22 +1,25 @@
 // Worker over hora's data plane alone: one backend per lane, no negotiation, no Python.
-// Modes are the lanes: default (bulk), urgent, ordered.
+// Modes: the lanes default (bulk), urgent and ordered; zero, an allreduce in symmetric memory.
 // usage: hora_worker FOLDER RANKS
 #include <sys/wait.h>
 
 #include <map>
 
 #include "hora/base/wait.h"
+#include "hora/collectives/in_place_plan.h"
 #include "hora/collectives/shm/shm_backend.h"
+#include "hora/shm/symmetric_memory.h"
 #include "hora/tensor/byte_stream.h"
 #include "worker.h"
 
 namespace peers {
 namespace {
 
-const std::map<std::string, hora::Lane> kLanes = {
+const std::map<std::string, hora::Lane> kModes = {
     {"default", hora::Lane::kBulk},
     {"urgent", hora::Lane::kUrgent},
     {"ordered", hora::Lane::kOrdered},
+    {"zero", hora::Lane::kBulk},
 };
 
 void Require(const hora::Status& status) {
@@ -27,11 +30,11 @@ class Hora final : public Library {
  public:
   Hora(int rank, const std::shared_ptr<hora::Board>& board) : rank_(rank), size_(board->size()) {
     const auto wait = hora::WaitPolicy::For(size_, hora::UsableCores());
-    for (const auto& [name, lane] : kLanes) {
-      backends_.emplace(name,
-                        std::make_unique<hora::ShmBackend>(
-                            board, hora::ShmLaneOptions{.lane = lane, .rank = rank, .wait = wait}));
+    for (const hora::Lane lane : {hora::Lane::kUrgent, hora::Lane::kBulk, hora::Lane::kOrdered}) {
+      const hora::ShmLaneOptions options{.lane = lane, .rank = rank, .wait = wait};
+      backends_.emplace(lane, std::make_unique<hora::ShmBackend>(board, options));
     }
+    heap_ = hora::SymmetricHeap::Create(board->fd(), 0, rank, size_).value();
     barrier_ = CallOf(hora::OpKind::kAllreduce);
     barrier_.bytes_per_rank = {sizeof(token_)};
     barrier_.inputs = {Stream(reinterpret_cast<std::byte*>(&token_), sizeof(token_))};
@@ -39,13 +42,17 @@ class Hora final : public Library {
   }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  void Barrier() override { Require(backends_.at("urgent")->Execute(barrier_)); }
+  void Barrier() override { Require(backends_.at(hora::Lane::kUrgent)->Execute(barrier_)); }
   void Run() override { Require(backend_->Execute(call_)); }
 
   void Prepare(Case& what) override {
-    const auto found = backends_.find(what.mode);
-    if (found == backends_.end()) throw Unsupported("mode " + what.mode);
-    backend_ = found->second.get();
+    const auto mode = kModes.find(what.mode);
+    const bool zero = what.mode == "zero";
+    if (mode == kModes.end() || (zero && what.op != Op::kAllreduce)) {
+      throw Unsupported("mode " + what.mode);
+    }
+    backend_ = backends_.at(mode->second).get();
+    if (zero) MakeSymmetric(what);
     const hora::OpKind kinds[] = {hora::OpKind::kAllreduce, hora::OpKind::kAllgather,
                                   hora::OpKind::kBroadcast, hora::OpKind::kReducescatter,
                                   hora::OpKind::kAlltoall};
@@ -67,9 +74,25 @@ class Hora final : public Library {
                             : std::vector{Stream(what.input, whole ? what.bytes() : part)};
     call_.outputs = out_parts ? Parts(what.output, part)
                               : std::vector{Stream(what.output, whole ? what.bytes() : part)};
+    if (zero) call_.in_place = &plan_;
   }
 
  private:
+  // Puts the operand into memory that all ranks see, at the same place.
+  void MakeSymmetric(Case& what) {
+    if (region_ == nullptr || region_->slice().size() < what.bytes()) {
+      region_ = heap_->Map(what.bytes()).value();
+      Require(region_->MakeSlice());
+      Barrier();
+      region_->MapOthers();
+    }
+    what.input = what.output = region_->slice().data();
+    plan_ = {};
+    plan_.digest = what.bytes();
+    plan_.bytes = what.bytes();
+    plan_.ranges = {{region_->first_slice(), region_->stride(), what.bytes()}};
+  }
+
   static hora::ByteStream Stream(std::byte* data, std::size_t bytes) {
     return hora::ByteStream({std::span(data, bytes)});
   }
@@ -91,7 +114,10 @@ class Hora final : public Library {
 
   int rank_;
   int size_;
-  std::map<std::string, std::unique_ptr<hora::ShmBackend>> backends_;
+  std::map<hora::Lane, std::unique_ptr<hora::ShmBackend>> backends_;
+  std::shared_ptr<hora::SymmetricHeap> heap_;
+  std::shared_ptr<hora::SymmetricMemory> region_;  // for the mode zero; only grows
+  hora::InPlacePlan plan_;
   hora::ShmBackend* backend_ = nullptr;
   hora::CollectiveCall call_;
   hora::CollectiveCall barrier_;
