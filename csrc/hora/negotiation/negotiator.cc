@@ -16,8 +16,8 @@ namespace {
 // Far below kMaxFrameBytes: what is ready beyond it goes into a further message.
 constexpr std::size_t kMaxBatchBytes = 1u << 20;
 
-std::vector<RankSet> ContributorsOf(const TreePosition& position) {
-  std::vector<RankSet> contributors = {RankSet::Of(position.rank)};
+std::vector<RankRange> ContributorsOf(const TreePosition& position) {
+  std::vector<RankRange> contributors = {{position.rank, position.rank + 1}};
   for (const int child : position.children) contributors.push_back(position.SubtreeOf(child));
   return contributors;
 }
@@ -42,8 +42,8 @@ void Normalise(OpParams& params) {
 }
 
 // The request of one rank.
-RequestVariant VariantOf(Request& request, int rank, const RankSet& ranks) {
-  RequestVariant variant{.params = std::move(request.params), .ranks = ranks};
+RequestVariant VariantOf(Request& request, int rank) {
+  RequestVariant variant{.params = std::move(request.params), .ranks = RankSet::Of(rank)};
   variant.first_dims.reserve(request.first_dims.size());
   for (const std::int64_t rows : request.first_dims) variant.first_dims.push_back({rank, rows});
   return variant;
@@ -128,7 +128,7 @@ void Negotiator::SubmitAnew(Request request, int slot, TimePoint now, TensorEntr
   if (repeats) {
     status = CollectSlot(0, slot, sequence_);
   } else {
-    RequestVariant variant = VariantOf(request, position_.rank, contributors_.front());
+    RequestVariant variant = VariantOf(request, position_.rank);
     status = CollectRequest(0, {std::move(request.name), {std::move(variant)}});
   }
   if (!status.ok()) Blame(position_.rank, status);
@@ -250,7 +250,7 @@ Status Negotiator::CollectRequest(int contributor, SubtreeRequest request) {
 // With joined ranks below, a request may leave them out.
 Status Negotiator::CollectSubtree(int contributor, SubtreeRequest request,
                                   std::uint64_t agreements_seen) {
-  const RankSet& subtree = contributors_[static_cast<std::size_t>(contributor)];
+  const RankSet subtree = contributors_[static_cast<std::size_t>(contributor)].ToSet();
   const bool joins = request.name == kJoinName;
   RankSet ranks;
   int count = 0;
@@ -261,6 +261,8 @@ Status Negotiator::CollectSubtree(int contributor, SubtreeRequest request,
       return Impossible(fmt::format("first dimensions or kind of {}", Quoted(request.name)));
     }
   }
+  const bool everybody = count == ranks.count() && ranks == subtree;
+  if (everybody && !joins) return CollectRequest(contributor, std::move(request));
   RankSet left_out = subtree;
   left_out.Remove(ranks);
   const bool outdated = agreements_seen < join_ended_at_ && !left_out.empty();
@@ -268,8 +270,8 @@ Status Negotiator::CollectSubtree(int contributor, SubtreeRequest request,
   RankSet outside = ranks;
   outside.Remove(subtree);
   const bool may_leave_out = !joins && (outdated || left_out.empty());
-  const bool possible = !ranks.empty() && count == ranks.count() && outside.empty() &&
-                        (ranks == subtree || may_leave_out);
+  const bool possible =
+      everybody || (!ranks.empty() && count == ranks.count() && outside.empty() && may_leave_out);
   if (!possible) {
     return Impossible(fmt::format("{} is requested for {}, not once for each of {}",
                                   Quoted(request.name), RanksText(ranks, names_),

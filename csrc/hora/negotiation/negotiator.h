@@ -156,7 +156,7 @@ class Negotiator {
   TreePosition position_;
   StallLimits limits_;
   RankNames names_;
-  std::vector<RankSet> contributors_;
+  std::vector<RankRange> contributors_;
   std::vector<std::uint64_t> seen_by_;  // by contributor: agreements that it had seen last
   ReadinessTable table_;
   ResponseCache cache_;

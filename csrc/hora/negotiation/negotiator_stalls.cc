@@ -10,7 +10,7 @@ namespace hora {
 
 void Negotiator::On(int child, StallReport report, TimePoint now) {
   RankSet outside = report.ranks;
-  outside.Remove(contributors_[static_cast<std::size_t>(ContributorOf(child))]);
+  outside.Remove(contributors_[static_cast<std::size_t>(ContributorOf(child))].ToSet());
   if (!outside.empty()) {
     return Blame(child, Status(StatusCode::kInternal,
                                fmt::format("{} wait for {}, which are not below it",
@@ -76,7 +76,7 @@ void Negotiator::ReportStall(const PendingSubmissions::Record& record, std::uint
   const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - record.since);
   HearStall({.name = record.name,
              .kind = record.kind,
-             .ranks = contributors_.front(),
+             .ranks = RankSet::Of(position_.rank),
              .waited_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(waited.count(), 0)),
              .probe = probe},
             now);

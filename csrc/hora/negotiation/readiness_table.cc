@@ -77,10 +77,10 @@ void Remove(std::vector<RequestVariant>& variants, const RankSet& ranks) {
 
 }  // namespace
 
-ReadinessTable::ReadinessTable(std::vector<RankSet> contributors)
-    : contributors_(std::move(contributors)), slots_of_(contributors_.size()) {
-  for (const RankSet& ranks : contributors_) subtree_.Add(ranks);
-}
+ReadinessTable::ReadinessTable(std::vector<RankRange> contributors)
+    : contributors_(std::move(contributors)),
+      subtree_{contributors_.front().first, contributors_.back().end},
+      slots_of_(contributors_.size()) {}
 
 Status ReadinessTable::AddSlots(int contributor, const SlotSet& slots) {
   const Words& words = slots.words();
@@ -220,7 +220,7 @@ void ReadinessTable::EndJoin() {
 // Negotiator::On(Readiness).
 void ReadinessTable::TakeBack(Named::value_type& named) {
   Collected& collected = named.second;
-  const bool whole = RanksOf(collected) == subtree_;
+  const bool whole = RanksOf(collected) == subtree_.ToSet();
   if (whole && collected.stage == Stage::kTaken) return;
   collected.stage = Stage::kCollecting;
   for (auto& [contributor, variants] : std::exchange(collected.late, {})) {
@@ -229,21 +229,22 @@ void ReadinessTable::TakeBack(Named::value_type& named) {
   const RankSet here = RanksIn(collected.variants);
   for (std::size_t i = 0; i < contributors_.size(); ++i) {
     const int contributor = static_cast<int>(i);
-    const bool part = !Without(contributors_[i], here).empty();
+    const RankSet ranks = contributors_[i].ToSet();
+    const bool part = !Without(ranks, here).empty();
     if (!part || !collected.contributors.Contains(contributor)) continue;
-    Remove(collected.variants, contributors_[i]);
+    Remove(collected.variants, ranks);
     collected.contributors.Remove(contributor);
     --collected.count;
   }
 }
 
 RankSet ReadinessTable::RanksOf(const Collected& collected) const {
-  return collected.variants.empty() ? subtree_ : RanksIn(collected.variants);
+  return collected.variants.empty() ? subtree_.ToSet() : RanksIn(collected.variants);
 }
 
 SubtreeRequest ReadinessTable::Repeat(int contributor, const Response& meaning) const {
   RequestVariant variant{.params = meaning.params,
-                         .ranks = contributors_[static_cast<std::size_t>(contributor)]};
+                         .ranks = contributors_[static_cast<std::size_t>(contributor)].ToSet()};
   if (meaning.params.kind == OpKind::kAllgather) {
     const std::size_t tensors = meaning.params.tensor_count();
     for (const int rank : variant.ranks.ranks()) {
@@ -333,16 +334,16 @@ bool ReadinessTable::AgreeSlots(const SlotSet& slots) {
 }
 
 bool ReadinessTable::AgreeName(const std::string& name, int slot, const RankSet& absent) {
-  const RankSet absent_here = absent.empty() ? absent : Both(absent, subtree_);
+  const RankSet absent_here = absent.empty() ? absent : Both(absent, subtree_.ToSet());
   if (!Without(absent_here, joined_).empty()) return false;
-  const bool without_us = absent_here == subtree_;
+  const bool without_us = absent_here.count() == subtree_.count();
   if (const auto found = named_.find(name); found != named_.end()) {
     // All that is here came too late, whether the parent has heard of it or not.
     if (without_us) return true;
     const Collected& collected = found->second;
     if (collected.stage != Stage::kTaken) return false;
     const bool all_of_us = collected.variants.empty() && absent_here.empty();
-    if (!all_of_us && RanksOf(collected) != Without(subtree_, absent_here)) return false;
+    if (!all_of_us && RanksOf(collected) != Without(subtree_.ToSet(), absent_here)) return false;
     BeginNextRound(found);
     if (slot >= 0 && !named_.contains(name)) ForgetSlot(slot);
     return true;
@@ -357,7 +358,7 @@ RankSet ReadinessTable::SubmittedRanks(const std::string& name, int slot) const 
   if (const auto found = named_.find(name); found != named_.end()) return RanksOf(found->second);
   RankSet ranks;
   for (std::size_t i = 0; i < contributors_.size(); ++i) {
-    if (slot >= 0 && Has(slots_of_[i], slot)) ranks.Add(contributors_[i]);
+    if (slot >= 0 && Has(slots_of_[i], slot)) ranks.Add(contributors_[i].ToSet());
   }
   return ranks;
 }

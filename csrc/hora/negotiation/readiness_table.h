@@ -10,6 +10,7 @@
 
 #include "hora/base/rank_set.h"
 #include "hora/base/status.h"
+#include "hora/negotiation/tree_position.h"
 #include "hora/wire/control_message.h"
 
 namespace hora {
@@ -27,7 +28,7 @@ namespace hora {
 // taken without somebody and not agreed: child and parent part with the same contributions.
 class ReadinessTable {
  public:
-  explicit ReadinessTable(std::vector<RankSet> contributors);
+  explicit ReadinessTable(std::vector<RankRange> contributors);  // side by side, ascending
 
   Status AddSlots(int contributor, const SlotSet& slots);  // none of them is expanded
   Status AddSlot(int contributor, int slot);
@@ -94,8 +95,8 @@ class ReadinessTable {
   RankSet RanksOf(const Collected& collected) const;
   void DropSlot(int slot);
 
-  std::vector<RankSet> contributors_;
-  RankSet subtree_;                   // all of them
+  std::vector<RankRange> contributors_;
+  RankRange subtree_;                 // all of them
   std::vector<Words> slots_of_;       // by contributor; a bit stays until it is agreed
   std::vector<std::uint32_t> count_;  // by slot: contributors that have it
   Words ready_slots_;

@@ -6,33 +6,46 @@
 #include "hora/base/check.h"
 
 namespace hora {
+namespace {
+
+// Part `index` of so many of [first, end); the first ones are longer when they cannot be equal.
+RankRange PartOf(RankRange range, int parts, int index) {
+  const int share = range.count() / parts;
+  const int longer = range.count() % parts;
+  const int first = range.first + index * share + std::min(index, longer);
+  return {first, first + share + (index < longer ? 1 : 0)};
+}
+
+}  // namespace
+
+RankSet RankRange::ToSet() const {
+  RankSet set = RankSet::AllOf(end);
+  if (first > 0) set.Remove(RankSet::AllOf(first));
+  return set;
+}
 
 TreePosition TreePosition::Of(int rank, int size, int fan_out) {
   Check(size >= 1 && rank >= 0 && rank < size && fan_out >= 1, "a rank has a place in its tree");
-  TreePosition position{.rank = rank, .size = size};
-  position.parent = rank == 0 ? -1 : (rank - 1) / fan_out;
-  const std::int64_t first = std::int64_t{rank} * fan_out + 1;
-  const std::int64_t end = std::min<std::int64_t>(size, first + fan_out);
-  for (std::int64_t child = first; child < end; ++child) {
-    position.children.push_back(static_cast<int>(child));
+  TreePosition position{.rank = rank, .size = size, .subtree = {0, size}};
+  while (true) {
+    const int top = position.subtree.first;
+    const RankRange below{top + 1, position.subtree.end};
+    const int parts = std::min(fan_out, below.count());
+    for (int i = 0; i < parts; ++i) {
+      const RankRange part = PartOf(below, parts, i);
+      if (top == rank) position.children.push_back(part.first);
+      if (!part.Contains(rank)) continue;
+      position.parent = top;
+      position.subtree = part;
+      break;
+    }
+    if (position.subtree.first == top) return position;
   }
-  position.fan_out = fan_out;
-  return position;
 }
 
-RankSet TreePosition::SubtreeOf(int top) const {
-  RankSet subtree;
-  // A level of a heap is a contiguous range of ranks.
-  std::int64_t first = top;
-  std::int64_t last = top;
-  while (first < size) {
-    for (std::int64_t member = first; member <= last && member < size; ++member) {
-      subtree.Add(static_cast<int>(member));
-    }
-    first = first * fan_out + 1;
-    last = last * fan_out + fan_out;
-  }
-  return subtree;
+RankRange TreePosition::SubtreeOf(int child) const {
+  const auto next = std::upper_bound(children.begin(), children.end(), child);
+  return {child, next == children.end() ? subtree.end : *next};
 }
 
 }  // namespace hora

@@ -155,37 +155,37 @@ TEST(Join, WhatASubmitterAddsLaterStillCounts) {
   EXPECT_EQ(tree[2].pending_count(), 1u);
 }
 
-// Rank 3's late submission crosses a decision that leaves it out: it belongs to the next round.
+// Rank 2's late submission crosses a decision that leaves it out: it belongs to the next round.
 TEST(Join, ALateSubmissionThatCrossesTheDecisionWaitsForTheNext) {
-  NegotiatorTree tree(4);  // 0 → 1 → 3, 0 → 2
-  tree.Submit(3, Join());
+  NegotiatorTree tree(4);  // 0 → 1 → 2, 0 → 3
+  tree.Submit(2, Join());
   tree.Settle();
-  for (int rank = 0; rank < 3; ++rank) tree.Submit(rank, Allreduce("x"));
+  for (const int rank : {0, 1, 3}) tree.Submit(rank, Allreduce("x"));
   tree.Take(1);
-  tree.Submit(3, Allreduce("x"));
+  tree.Submit(2, Allreduce("x"));
   tree.Settle();
-  ASSERT_EQ(tree.outcome(3).executed.size(), 1u);
-  EXPECT_EQ(tree.outcome(3).executed[0].absent, Ranks({3}));
-  EXPECT_EQ(tree[3].pending_count(), 2u);
-  for (int rank = 0; rank < 3; ++rank) tree.Submit(rank, Allreduce("x"));
+  ASSERT_EQ(tree.outcome(2).executed.size(), 1u);
+  EXPECT_EQ(tree.outcome(2).executed[0].absent, Ranks({2}));
+  EXPECT_EQ(tree[2].pending_count(), 2u);
+  for (const int rank : {0, 1, 3}) tree.Submit(rank, Allreduce("x"));
   tree.Settle();
-  EXPECT_TRUE(tree.outcome(3).executed.at(1).absent.empty());
-  EXPECT_EQ(tree[3].pending_count(), 1u);
+  EXPECT_TRUE(tree.outcome(2).executed.at(1).absent.empty());
+  EXPECT_EQ(tree[2].pending_count(), 1u);
 }
 
-// Rank 3's late submission crosses the end of the join: now everybody must submit it.
+// Rank 2's late submission crosses the end of the join: now everybody must submit it.
 TEST(Join, ALateSubmissionThatCrossesTheEndIsTakenBack) {
   NegotiatorTree tree(4);
   for (const int rank : {1, 2, 3}) tree.Submit(rank, Join());
   tree.Settle();
   tree.Submit(0, Join());
   tree.Take(0);                    // agreed, and on its way
-  tree.Submit(3, Allreduce("x"));  // rank 1 would pass it on without itself
+  tree.Submit(2, Allreduce("x"));  // rank 1 would pass it on without itself
   tree.Settle();
-  ASSERT_EQ(tree.outcome(3).executed.size(), 1u);
-  EXPECT_EQ(tree.outcome(3).executed[0].params.kind, OpKind::kJoin);
-  for (const int rank : {0, 1, 2}) {
-    EXPECT_EQ(tree.outcome(3).executed.size(), 1u);
+  ASSERT_EQ(tree.outcome(2).executed.size(), 1u);
+  EXPECT_EQ(tree.outcome(2).executed[0].params.kind, OpKind::kJoin);
+  for (const int rank : {0, 1, 3}) {
+    EXPECT_EQ(tree.outcome(2).executed.size(), 1u);
     tree.Submit(rank, Allreduce("x"));
     tree.Settle();
   }

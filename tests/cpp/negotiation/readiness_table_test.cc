@@ -13,8 +13,8 @@ RankSet Ranks(std::initializer_list<int> ranks) {
   return set;
 }
 
-// The node is rank 1; its children head the subtrees {3, 7} and {4}.
-ReadinessTable Table() { return ReadinessTable({Ranks({1}), Ranks({3, 7}), Ranks({4})}); }
+// The node is rank 1; its children head the subtrees {2, 3} and {4}.
+ReadinessTable Table() { return ReadinessTable({{1, 2}, {2, 4}, {4, 5}}); }
 
 Response Cached() {
   Response response;
@@ -56,7 +56,7 @@ TEST(ReadinessTable, ASlotIsReadyWhenAllHaveIt) {
   EXPECT_FALSE(table.AddSlot(0, 70).ok());  // still the same round
   EXPECT_TRUE(table.AgreeSlots(Ranks({70})));
   EXPECT_TRUE(table.AddSlot(0, 70).ok());
-  EXPECT_EQ(table.SubmittedRanks("?", 1), Ranks({1, 3, 7}));
+  EXPECT_EQ(table.SubmittedRanks("?", 1), Ranks({1, 2, 3}));
 }
 
 TEST(ReadinessTable, ExpandingKeepsWhoHasContributed) {
@@ -73,9 +73,9 @@ TEST(ReadinessTable, ExpandingKeepsWhoHasContributed) {
   const auto requests = table.TakeRequests(kAll);
   ASSERT_EQ(requests.size(), 1u);
   ASSERT_EQ(requests[0].variants.size(), 1u);
-  EXPECT_EQ(requests[0].variants[0].ranks, Ranks({1, 3, 4, 7}));
+  EXPECT_EQ(requests[0].variants[0].ranks, Ranks({1, 2, 3, 4}));
   EXPECT_EQ(requests[0].variants[0].first_dims,
-            (std::vector<RankRows>{{1, 99}, {3, 13}, {4, 14}, {7, 17}}));
+            (std::vector<RankRows>{{1, 99}, {2, 12}, {3, 13}, {4, 14}}));
   EXPECT_TRUE(table.AgreeName("w", 5, {}));
   EXPECT_FALSE(table.IsExpanded(5));
 }
@@ -108,8 +108,8 @@ TEST(ReadinessTable, ATakenSlotExpandsToATakenRequest) {
 }
 
 TEST(ReadinessTable, VariantsDoNotShowTheOrderOfArrival) {
-  ReadinessTable forwards({Ranks({0}), Ranks({1}), Ranks({2})});
-  ReadinessTable backwards({Ranks({0}), Ranks({1}), Ranks({2})});
+  ReadinessTable forwards({{0, 1}, {1, 2}, {2, 3}});
+  ReadinessTable backwards({{0, 1}, {1, 2}, {2, 3}});
   for (int rank = 0; rank < 3; ++rank) {
     EXPECT_TRUE(forwards.AddRequest(rank, Ask(rank, Shape{rank % 2})).ok());
     EXPECT_TRUE(backwards.AddRequest(2 - rank, Ask(2 - rank, Shape{rank % 2})).ok());
@@ -122,11 +122,11 @@ TEST(ReadinessTable, VariantsDoNotShowTheOrderOfArrival) {
 // The slot's name goes on to be counted by requests as long as one of them is here.
 TEST(ReadinessTable, WhatComesLateIsTheBeginningOfTheNextRound) {
   ReadinessTable table = Table();
-  SubtreeRequest join = Ask(3, OpParams{.kind = OpKind::kJoin});
+  SubtreeRequest join = Ask(2, OpParams{.kind = OpKind::kJoin});
   join.name = kJoinName;
-  join.variants[0].ranks.Add(7);
+  join.variants[0].ranks.Add(3);
+  table.AddJoined(2);
   table.AddJoined(3);
-  table.AddJoined(7);
   EXPECT_TRUE(table.AddRequest(1, join).ok());
   table.Expand(5, kCached);
   EXPECT_TRUE(table.AddRequest(0, table.Repeat(0, kCached)).ok());
@@ -135,11 +135,11 @@ TEST(ReadinessTable, WhatComesLateIsTheBeginningOfTheNextRound) {
   EXPECT_TRUE(table.AddRequest(1, table.Repeat(1, kCached)).ok());
   EXPECT_FALSE(table.AddRequest(1, table.Repeat(1, kCached)).ok());
   EXPECT_FALSE(table.AgreeName("w", 5, {}));
-  EXPECT_FALSE(table.AgreeName("w", 5, Ranks({3})));
+  EXPECT_FALSE(table.AgreeName("w", 5, Ranks({2})));
   EXPECT_FALSE(table.AgreeName("w", 5, Ranks({4})));
-  EXPECT_TRUE(table.AgreeName("w", 5, Ranks({3, 7, 9})));  // 9 is in another subtree
+  EXPECT_TRUE(table.AgreeName("w", 5, Ranks({2, 3, 9})));  // 9 is in another subtree
   EXPECT_TRUE(table.IsExpanded(5));
-  EXPECT_EQ(table.SubmittedRanks("w", 5), Ranks({3, 7}));
+  EXPECT_EQ(table.SubmittedRanks("w", 5), Ranks({2, 3}));
   table.EndJoin();
   EXPECT_TRUE(table.AddRequest(0, table.Repeat(0, kCached)).ok());
   EXPECT_FALSE(table.has_ready());
@@ -151,27 +151,27 @@ TEST(ReadinessTable, WhatComesLateIsTheBeginningOfTheNextRound) {
 
 TEST(ReadinessTable, TheEndOfAJoinTakesBackParts) {
   ReadinessTable table = Table();
-  table.AddJoined(7);
+  table.AddJoined(3);
   table.AddJoined(4);
   SubtreeRequest join = Ask(4, OpParams{.kind = OpKind::kJoin});
   join.name = kJoinName;
   EXPECT_TRUE(table.AddRequest(2, join).ok());
   EXPECT_TRUE(table.AddRequest(0, Ask(1, Shape{2})).ok());
-  EXPECT_TRUE(table.AddRequest(1, Ask(3, Shape{2})).ok());  // without rank 7
+  EXPECT_TRUE(table.AddRequest(1, Ask(2, Shape{2})).ok());  // without rank 3
   const auto taken = table.TakeRequests(kAll);
   ASSERT_EQ(taken.size(), 1u);
-  EXPECT_EQ(taken[0].variants[0].ranks, Ranks({1, 3}));
+  EXPECT_EQ(taken[0].variants[0].ranks, Ranks({1, 2}));
   table.EndJoin();
   EXPECT_EQ(table.SubmittedRanks("w", -1), Ranks({1}));
-  SubtreeRequest whole = Ask(3, Shape{2});
-  whole.variants[0].ranks.Add(7);
+  SubtreeRequest whole = Ask(2, Shape{2});
+  whole.variants[0].ranks.Add(3);
   EXPECT_TRUE(table.AddRequest(1, whole).ok());
   EXPECT_TRUE(table.AddRequest(2, Ask(4, Shape{2})).ok());
-  EXPECT_EQ(table.TakeRequests(kAll).at(0).variants.at(0).ranks, Ranks({1, 3, 4, 7}));
+  EXPECT_EQ(table.TakeRequests(kAll).at(0).variants.at(0).ranks, Ranks({1, 2, 3, 4}));
 }
 
 TEST(ReadinessTable, TheJoinIsTakenLast) {
-  ReadinessTable table({Ranks({0})});
+  ReadinessTable table({{0, 1}});
   table.AddJoined(0);
   SubtreeRequest join = Ask(0, OpParams{.kind = OpKind::kJoin});
   join.name = kJoinName;
@@ -183,7 +183,7 @@ TEST(ReadinessTable, TheJoinIsTakenLast) {
 }
 
 TEST(ReadinessTable, LargeBatchesAreTakenInPieces) {
-  ReadinessTable table({Ranks({0})});
+  ReadinessTable table({{0, 1}});
   for (int i = 0; i < 100; ++i) {
     SubtreeRequest request = Ask(0, Shape{1});
     request.name = std::to_string(i);

@@ -22,28 +22,55 @@ TEST(TreePosition, ParentsAndChildrenAgree) {
   }
 }
 
-TEST(TreePosition, SubtreesPartitionTheRanks) {
+TEST(TreePosition, SubtreesPartitionTheRanksEvenly) {
   for (const int fan_out : {1, 2, 5}) {
     for (int rank = 0; rank < 50; ++rank) {
       const TreePosition own = TreePosition::Of(rank, 50, fan_out);
-      RankSet below = RankSet::Of(rank);
-      int count = 1;
+      int next = rank + 1;
+      int fewest = 50;
+      int most = 0;
       for (const int child : own.children) {
-        const RankSet subtree = own.SubtreeOf(child);
-        below.Add(subtree);
-        count += subtree.count();
+        const RankRange subtree = own.SubtreeOf(child);
+        EXPECT_EQ(subtree.first, next);
+        EXPECT_EQ(subtree, TreePosition::Of(child, 50, fan_out).subtree);
+        next = subtree.end;
+        fewest = std::min(fewest, subtree.count());
+        most = std::max(most, subtree.count());
       }
-      EXPECT_EQ(below, own.SubtreeOf(rank));
-      EXPECT_EQ(count, below.count());
+      EXPECT_EQ(own.subtree, (RankRange{rank, next}));
+      EXPECT_LE(most, fewest + 1);  // of none, too
     }
-    EXPECT_EQ(TreePosition::Of(0, 50, fan_out).SubtreeOf(0), RankSet::AllOf(50));
+    EXPECT_EQ(TreePosition::Of(0, 50, fan_out).subtree, (RankRange{0, 50}));
   }
 }
 
-TEST(TreePosition, TheLargestWorldHasAPlaceForEveryone) {
-  const TreePosition last = TreePosition::Of(131071, 131072, 8);
-  EXPECT_EQ(last.parent, 16383);
-  EXPECT_TRUE(last.children.empty());
+TEST(TreePosition, IsAsLowAsItsFanOutAllows) {
+  const auto depth = [](int rank, int size, int fan_out) {
+    int hops = 0;
+    while (rank != 0) {
+      rank = TreePosition::Of(rank, size, fan_out).parent;
+      ++hops;
+    }
+    return hops;
+  };
+  const auto deepest = [&](int size, int fan_out) {
+    int hops = 0;
+    for (int rank = 0; rank < size; ++rank) hops = std::max(hops, depth(rank, size, fan_out));
+    return hops;
+  };
+  EXPECT_EQ(deepest(1, 2), 0);
+  EXPECT_EQ(deepest(9, 8), 1);
+  EXPECT_EQ(deepest(10, 8), 2);
+  EXPECT_EQ(deepest(73, 8), 2);
+  EXPECT_EQ(deepest(74, 8), 3);
+  EXPECT_EQ(deepest(127, 2), 6);
+  EXPECT_LE(depth(131071, 131072, 8), 6);
+}
+
+TEST(RankRange, BecomesASet) {
+  EXPECT_EQ((RankRange{70, 73}).ToSet().ToString(), "70-72");
+  EXPECT_EQ((RankRange{0, 64}).ToSet(), RankSet::AllOf(64));
+  EXPECT_TRUE((RankRange{5, 5}).ToSet().empty());
 }
 
 }  // namespace

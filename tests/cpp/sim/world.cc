@@ -372,7 +372,7 @@ void World::CheckCounts() {
   for (int rank = 0; rank < options_.workload.size; ++rank) {
     const TreePosition position = TreePosition::Of(rank, options_.workload.size, options_.fan_out);
     const auto children = static_cast<std::uint64_t>(position.children.size());
-    const auto below = static_cast<std::uint64_t>(position.SubtreeOf(rank).count());
+    const auto below = static_cast<std::uint64_t>(position.subtree.count());
     const auto leavers = static_cast<std::uint64_t>(options_.leavers);
     const std::uint64_t most =
         (rounds + joins + late_ + leavers) * (1 + children) + joins * below + late_;
