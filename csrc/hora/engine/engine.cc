@@ -139,16 +139,14 @@ Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
   Result<std::shared_ptr<Board>> created{nullptr};
   const bool creator = topology_.rank == ranks.front();
   if (creator) created = Board::CreateWithin(*board_, entry.offset, options);
-  Status status = Agree(fmt::format("hora.process_set.{}.created", id),
-                        created ? Status::Ok() : created.error());
+  Status status = Agree("hora.process_set.created", created ? Status::Ok() : created.error());
   if (status.ok()) {
     Result<std::shared_ptr<ProcessSet>> set = Enter(id, entry);
     if (set && *set != nullptr) {
       entry.set = *set;
       entry.symmetric = AllocatorOf(*set);
     }
-    status =
-        Agree(fmt::format("hora.process_set.{}.entered", id), set ? Status::Ok() : set.error());
+    status = Agree("hora.process_set.entered", set ? Status::Ok() : set.error());
   }
   if (!status.ok()) {
     entry.symmetric = nullptr;
@@ -157,8 +155,13 @@ Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
     return Fail(Error(status.code(), "a process set of {} cannot be made: {}", RanksText(ranks),
                       status.message()));
   }
-  const std::lock_guard lock(sets_mutex_);
-  sets_[id] = std::move(entry);
+  const std::shared_ptr<ProcessSet> added = entry.set;
+  {
+    const std::lock_guard lock(sets_mutex_);
+    sets_[id] = std::move(entry);
+  }
+  // Whoever failed the job before did not know of this set.
+  if (added != nullptr && board_->aborted()) added->Abort(board_->abort_status());
   return id;
 }
 
@@ -193,7 +196,7 @@ Status Engine::RemoveProcessSet(int id) {
   }
   // A peer may be far behind with what is pending here; if it never comes, that is a stall.
   if (entry.set != nullptr) entry.set->Leave(config_.stall_abort);
-  Status status = Agree(fmt::format("hora.process_set.{}.left", id), Status::Ok());
+  Status status = Agree("hora.process_set.left", Status::Ok());
   if (!status.ok()) return status;
   if (topology_.rank == entry.ranks.front()) {
     Board::FreeWithin(*board_, entry.offset, BoardOf(id, entry.ranks.size()));
