@@ -62,7 +62,7 @@ class Gathered:
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
 class SymmetricMemory:
-    """This rank's slice of memory that all ranks of a set see, kept until the last tensor is gone."""
+    """This rank's slice of memory that all ranks of a set see; lives as long as tensors over it."""
 
     nbytes: int
     def __dlpack__(self, **kwargs: Any) -> Any:

@@ -32,10 +32,8 @@ void BindSymmetricMemory(py::module_& module) {
   py::class_<SymmetricMemory, std::shared_ptr<SymmetricMemory>>(module, "SymmetricMemory")
       .def_property_readonly("nbytes",
                              [](const SymmetricMemory& memory) { return memory.slice().size(); })
-      .def("__dlpack__",
-           [](const std::shared_ptr<SymmetricMemory>& memory, const py::kwargs&) {
-             return LeaseBytes(memory, memory->slice());
-           })
+      .def("__dlpack__", [](const std::shared_ptr<SymmetricMemory>& memory,
+                            const py::kwargs&) { return LeaseBytes(memory, memory->slice()); })
       .def("__dlpack_device__",
            [](const SymmetricMemory&) { return py::make_tuple(dlpack::kCpu, 0); });
   module.def("symmetric_memory", &Allocate, py::arg("process_set"), py::arg("nbytes"),

@@ -43,8 +43,8 @@ bool Placement::Take(std::size_t member, const MemberBuffers& buffers) {
   if (region == nullptr) return false;
   const auto offset = static_cast<std::size_t>(data - region->slice().data());
   if (offset % SizeOf(buffers.input.dtype) != 0) return false;
-  for (const std::uint64_t each : {std::uint64_t{member}, region->number(), std::uint64_t{offset},
-                                   std::uint64_t{bytes}}) {
+  for (const std::uint64_t each :
+       {std::uint64_t{member}, region->number(), std::uint64_t{offset}, std::uint64_t{bytes}}) {
     plan_.digest = Mixed(plan_.digest, each);
   }
   plan_.bytes += bytes;

@@ -82,8 +82,8 @@ class ProcessSet {
   // meanwhile waits its turn. Not OK: the set is lost.
   Status RunOrdered(CollectiveCall& call);
 
-  // From one operation on, the same on every rank, allreduces look for memory of `heap` to reduce it
-  // in place. Collective, once; blocks and fails as RunToEnd does (agreement.h).
+  // From one operation on, the same on every rank, allreduces reduce memory of `heap` in place.
+  // Collective, once; blocks and fails as RunToEnd does (agreement.h).
   Status LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap, Duration patience);
 
   // Ends the set for all of its ranks.

@@ -39,7 +39,8 @@ class Segment {
   Segment& operator=(Segment&& other) noexcept;
   ~Segment();
 
-  // Spares whole pages of a mapping the faults of their first touch. A hint: older kernels ignore it.
+  // Spares whole pages of a mapping the faults of their first touch. A hint: older kernels ignore
+  // it.
   static void Populate(std::span<std::byte> bytes);
 
   std::span<std::byte> bytes() const { return bytes_; }

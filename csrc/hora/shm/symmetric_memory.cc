@@ -15,12 +15,14 @@ namespace {
 
 // Offsets of a set's regions. They are not used again: nobody can say when the last rank is past
 // the region that was there. The file is sparse, so this costs nothing.
-constexpr std::size_t kOffsetsPerSet = std::size_t{1} << 40;
-constexpr int kMaxSet = (1 << 22) - 2;
+constexpr std::size_t kOffsetsPerSet = std::size_t{1} << 42;
+constexpr int kMaxSet = (1 << 20) - 2;
 
 constexpr std::size_t kHugePage = 2u << 20;
 
-std::size_t RoundUp(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+std::size_t RoundUp(std::size_t bytes, std::size_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
 
 std::size_t PageBytes() {
   static const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -103,7 +105,7 @@ std::size_t SymmetricHeap::StrideFor(std::size_t bytes) const {
 Status SymmetricHeap::CheckRoom(std::size_t bytes) const {
   const std::size_t most = kOffsetsPerSet / static_cast<std::size_t>(size_) / 2;
   if (bytes > most) {
-    return Error(StatusCode::kResource, "{} bytes on each of {} ranks; at most {} are possible",
+    return Error(StatusCode::kResource, "{} bytes for each rank; of {} ranks, each can have {}",
                  bytes, size_, most);
   }
   const std::size_t all = StrideFor(bytes) * static_cast<std::size_t>(size_) + PageBytes();
@@ -132,8 +134,8 @@ Result<std::shared_ptr<SymmetricMemory>> SymmetricHeap::Map(std::size_t bytes) {
   if (!reserved.ok()) return Fail(std::move(reserved));
   Result<Segment> segment = Segment::MapPart(fd_, offset, total);
   if (!segment) return Fail(std::move(segment.error()));
-  std::shared_ptr<SymmetricMemory> region(new SymmetricMemory(
-      shared_from_this(), std::move(*segment), number, offset, stride, bytes));
+  std::shared_ptr<SymmetricMemory> region(
+      new SymmetricMemory(shared_from_this(), std::move(*segment), number, offset, stride, bytes));
   const std::unique_lock lock(regions_mutex_);
   const auto by_address = [](const SymmetricMemory* a, const SymmetricMemory* b) {
     return std::less<>()(a->slice().data(), b->slice().data());

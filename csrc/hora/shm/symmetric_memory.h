@@ -74,12 +74,12 @@ class SymmetricHeap : public std::enable_shared_from_this<SymmetricHeap> {
 
   // Whether there is room for a region of `bytes` per rank, before anybody has made it.
   Status CheckRoom(std::size_t bytes) const;
-  // This rank's view of the next region; every rank calls it alike, then MakeSlice. Should one fail,
-  // all drop the region, but not before each has said how it went.
+  // This rank's view of the next region; every rank calls it alike, then MakeSlice. Should one
+  // fail, all drop the region, but not before each has said how it went.
   Result<std::shared_ptr<SymmetricMemory>> Map(std::size_t bytes);
 
-  // The region in whose slice of this rank [data, data + bytes) lies; null: in none. Valid while the
-  // caller knows that memory to be in use.
+  // The region in whose slice of this rank [data, data + bytes) lies; null: in none. Valid while
+  // the caller knows that memory to be in use.
   const SymmetricMemory* Find(const std::byte* data, std::size_t bytes) const;
 
  private:

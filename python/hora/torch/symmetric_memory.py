@@ -61,7 +61,8 @@ def symmetric_empty(
     if memory is None:
         return result
     # set_() and not view(): the tensor is to be like one that torch.empty() made.
-    return result.set_(from_dlpack(memory).untyped_storage(), 0, shape)
+    result.set_(from_dlpack(memory).untyped_storage())
+    return result.resize_(shape)  # of the same number of elements: nothing moves
 
 
 def _shape_of(size: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:

@@ -1,6 +1,4 @@
 // Allreduce in memory that all ranks see: as here, where they are threads.
-#include "hora/collectives/shm/in_place.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 
 #include "collectives/operands.h"
 #include "collectives/shm_group.h"
+#include "hora/collectives/shm/in_place.h"
 
 namespace hora {
 namespace {
@@ -111,9 +110,10 @@ class InPlace : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Sizes, InPlace, ::testing::Values(2, 3, 4, 5),
                          [](const auto& test) { return std::to_string(test.param) + "ranks"; });
 
-constexpr DType kReduced[] = {DType::kUInt8,    DType::kInt16,   DType::kInt32,  DType::kInt64,
-                              DType::kFloat16,  DType::kBFloat16, DType::kFloat32, DType::kFloat64,
-                              DType::kBool,     DType::kComplex64, DType::kComplex128};
+constexpr DType kReduced[] = {DType::kUInt8,     DType::kInt16,     DType::kInt32,
+                              DType::kInt64,     DType::kFloat16,   DType::kBFloat16,
+                              DType::kFloat32,   DType::kFloat64,   DType::kBool,
+                              DType::kComplex64, DType::kComplex128};
 
 TEST_P(InPlace, HasTheBitsOfTheReductionForEveryListTypeAndOp) {
   const int size = GetParam();
@@ -203,7 +203,8 @@ TEST_P(InPlace, WhatLiesElsewhereGoesThroughTheWindows) {
       return backend.Execute(plain);
     });
     const Bytes once = Expected(params, own, size);
-    const Bytes twice = Expected(params, std::vector<Bytes>(static_cast<std::size_t>(size), once), size);
+    const Bytes twice =
+        Expected(params, std::vector<Bytes>(static_cast<std::size_t>(size), once), size);
     for (int rank = 0; rank < size; ++rank) {
       ASSERT_EQ(list.Read(rank), Expected(params, shared, size));
       ASSERT_EQ(results[rank], twice);

@@ -73,7 +73,8 @@ TEST_P(SymmetricOnRanks, ReducesWithoutACopyToTheSameBits) {
       const Region region = Allocate(self, count);
       const std::span<float> shared = FloatsIn(region);
       std::vector<float> ordinary(count);
-      for (std::size_t i = 0; i < count; ++i) shared[i] = ordinary[i] = RandomValue(self.rank(), i, 0);
+      for (std::size_t i = 0; i < count; ++i)
+        shared[i] = ordinary[i] = RandomValue(self.rank(), i, 0);
       const std::uint64_t before = InPlaceBytes(self);
       ASSERT_TRUE(Reduce(self, "ordinary", ordinary).ok());
       EXPECT_EQ(InPlaceBytes(self), before);
@@ -220,7 +221,7 @@ TEST(SymmetricAllocation, DifferentWishesAreAMismatchEverywhere) {
 
 TEST(SymmetricAllocation, TooMuchIsAnErrorEverywhereAndLeavesTheSetUsable) {
   RunRanks(2, [](RankContext& self) {
-    const auto region = self.engine().AllocateSymmetric(0, std::size_t{1} << 38, "uint8 [2^38]");
+    const auto region = self.engine().AllocateSymmetric(0, std::size_t{1} << 40, "uint8 [2^40]");
     ASSERT_FALSE(region);
     EXPECT_EQ(region.error().code(), StatusCode::kResource) << region.error().ToString();
     const Region small = Allocate(self, 20'000);

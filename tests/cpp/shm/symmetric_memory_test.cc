@@ -161,7 +161,7 @@ TEST(SymmetricMemory, SetsHaveMemoryOfTheirOwn) {
 TEST(SymmetricMemory, TooMuchIsAnErrorBeforeAnythingIsTouched) {
   Ranks ranks(2);
   const std::size_t before = ranks.UsedBytes();
-  for (const std::size_t bytes : {std::size_t{1} << 38, std::size_t{1} << 50, ~std::size_t{0}}) {
+  for (const std::size_t bytes : {std::size_t{1} << 40, std::size_t{1} << 50, ~std::size_t{0}}) {
     const Status status = ranks.heaps[0]->CheckRoom(bytes);
     EXPECT_EQ(status.code(), StatusCode::kResource) << status.ToString();
   }

@@ -13,8 +13,8 @@ namespace {
 // Work between two looks at what else there is to do.
 constexpr std::size_t kPieceBytes = 256u << 10;
 
-// One step: to have placed it is to let the others at one's memory, to have reduced it is to be done
-// with theirs.
+// One step: to have placed it is to let the others at one's memory, to have reduced it is to be
+// done with theirs.
 class InPlace {
  public:
   InPlace(StepWindows& windows, ReduceState& state, const ReduceSpec& spec, InPlacePlan& plan)
