@@ -91,6 +91,7 @@ std::shared_ptr<Handle> TensorQueue::Remove(TensorEntry* entry) {
 
 void TensorQueue::Remove(std::span<TensorEntry* const> entries,
                          std::vector<std::shared_ptr<Handle>>& handles) {
+  handles.reserve(handles.size() + entries.size());  // no handle is lost for want of memory
   const std::lock_guard lock(mutex_);
   for (TensorEntry* const entry : entries) handles.push_back(End(entry));
   pending_count_.store(entries_.size());
