@@ -15,6 +15,9 @@
 
 namespace hora {
 
+// Longer than any job, and short enough for sums of times.
+inline constexpr Duration kNever = std::chrono::hours(24 * 365 * 10);
+
 struct AutotuneConfig {
   bool enabled = false;       // HORA_AUTOTUNE: 0 or 1
   std::string log;            // HORA_AUTOTUNE_LOG: a file that rank 0 appends to; none when empty
@@ -26,14 +29,14 @@ struct AutotuneConfig {
 struct DataPlaneConfig {
   std::size_t fusion_threshold_bytes = 128u << 20;  // HORA_FUSION_THRESHOLD_BYTES
   std::size_t window_bytes = 256u << 10;            // HORA_WINDOW_BYTES: one shared window
-  std::size_t chunk_bytes = 0;                      // HORA_CHUNK_BYTES; 0: a whole window
+  std::size_t chunk_bytes = 0;                      // HORA_CHUNK_BYTES; 0: by ranks
   std::size_t small_allreduce_bytes = 4u << 10;     // HORA_SMALL_ALLREDUCE_BYTES
   std::size_t urgent_bytes = 64u << 10;             // HORA_URGENT_BYTES
 };
 
 struct Config {
-  Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS
-  Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS
+  Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS; 0: kNever
+  Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS; 0: kNever
   Duration start_timeout = std::chrono::seconds(30);  // HORA_START_TIMEOUT_SECONDS
   bool join_divides_by_size = false;                  // HORA_JOIN_DIVIDES_BY_SIZE: 0 or 1
   std::uint32_t cache_capacity = 4096;                // HORA_CACHE_CAPACITY: response-cache entries

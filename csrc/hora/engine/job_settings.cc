@@ -1,13 +1,13 @@
 #include "hora/engine/job_settings.h"
 
+#include <algorithm>
+
 namespace hora {
 
 Tunables TunablesOf(const Config& config) {
-  const bool whole_windows = config.data_plane.chunk_bytes == 0 ||
-                             config.data_plane.chunk_bytes > config.data_plane.window_bytes;
   return {.tuning = {.fusion_threshold_bytes = config.data_plane.fusion_threshold_bytes,
-                     .chunk_bytes = whole_windows ? config.data_plane.window_bytes
-                                                  : config.data_plane.chunk_bytes,
+                     .chunk_bytes =
+                         std::min(config.data_plane.chunk_bytes, config.data_plane.window_bytes),
                      .small_allreduce_bytes = config.data_plane.small_allreduce_bytes,
                      .urgent_bytes = config.data_plane.urgent_bytes},
           .window_bytes = config.data_plane.window_bytes,

@@ -1,5 +1,6 @@
 #include "hora/tensor/byte_stream.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -26,6 +27,12 @@ void ByteStream::Scatter(std::size_t offset, std::span<const std::byte> from) {
     std::memcpy(piece.data(), next, piece.size());
     next += piece.size();
   });
+}
+
+std::span<std::byte> ByteStream::FirstPiece(std::size_t offset, std::size_t count) {
+  Seek(offset);
+  const auto piece = Current().subspan(offset - segment_begin_);
+  return piece.first(std::min(count, piece.size()));
 }
 
 // From where the cursor stands, in either direction: a pipeline that looks one chunk ahead steps

@@ -24,6 +24,9 @@ class ByteStream {
   // Copies `from` over stream bytes [offset, offset + from.size()).
   void Scatter(std::size_t offset, std::span<const std::byte> from);
 
+  // The beginning of [offset, offset + count), which is not empty, as far as it is contiguous.
+  std::span<std::byte> FirstPiece(std::size_t offset, std::size_t count);
+
   // Calls visit(span) for each contiguous piece of [offset, offset + count), in order.
   template <class Visit>
   void ForEachPiece(std::size_t offset, std::size_t count, Visit&& visit) {

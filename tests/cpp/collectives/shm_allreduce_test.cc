@@ -1,4 +1,5 @@
 #include "collectives/operands.h"
+#include "hora/collectives/shm/streaming.h"
 
 namespace hora {
 namespace {
@@ -45,6 +46,31 @@ TEST_P(ShmAllreduce, HasTheBitsOfOneReductionAtEverySize) {
     for (const Layout layout : {Layout::kInPlace, Layout::kWhole, Layout::kFragmented}) {
       ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kSum), elements, layout, ++seed);
     }
+  }
+}
+
+TEST_P(ShmAllreduce, NeedsNoMoreThanALineForAFewBytes) {
+  ShmGroup group(GetParam(), 4096);
+  for (std::size_t bytes = 1; bytes <= kLineBytes + 1; ++bytes) {
+    for (const Layout layout : {Layout::kInPlace, Layout::kWhole, Layout::kFragmented}) {
+      ExpectAllreduce(group, Params(DType::kUInt8, ReduceOp::kSum), bytes, layout, bytes);
+    }
+  }
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt32}) {
+    ExpectAllreduce(group, Params(dtype, ReduceOp::kAverage, 3, 0.1), 14, Layout::kWhole, 11);
+  }
+  for (int rank = 0; group.size() > 1 && rank < group.size(); ++rank) {
+    const LaneFlags& flags = group.board().flags(rank).lane(Lane::kBulk);
+    EXPECT_EQ(flags.copied.load(), 3u) << "one step for each layout of what no line can take";
+    EXPECT_GT(flags.lines[0].sequence.load(), kLineBytes);
+  }
+}
+
+TEST_P(ShmAllreduce, IsTheSameWhereInputsAreFetchedEarly) {
+  ShmGroup group(GetParam(), 256u << 10);
+  for (const Layout layout : {Layout::kInPlace, Layout::kWhole, Layout::kFragmented}) {
+    ExpectAllreduce(group, Params(DType::kFloat32, ReduceOp::kSum), kFetchEarlyBytes / 4 + 7,
+                    layout, 77);
   }
 }
 

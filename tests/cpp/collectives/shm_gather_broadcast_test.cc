@@ -54,6 +54,15 @@ TEST_P(ShmMoves, GathersUnevenParts) {
   }
 }
 
+TEST_P(ShmMoves, GathersAFewBytesThroughLines) {
+  ShmGroup group(GetParam(), kWindow);
+  for (std::size_t longest = 1; longest <= kLineBytes + 1; longest += 8) {
+    std::vector<std::size_t> sizes(group.size(), longest);
+    for (std::size_t rank = 1; rank < sizes.size(); ++rank) sizes[rank] = longest * rank % 57;
+    ExpectAllgather(group, sizes, 1 + longest % 5, longest % 2 == 0, longest);
+  }
+}
+
 TEST_P(ShmMoves, GathersWhenOneRankHasEverything) {
   ShmGroup group(GetParam(), kWindow);
   for (int owner = 0; owner < group.size(); ++owner) {

@@ -99,6 +99,16 @@ TEST(ByteStream, VisitsPiecesInOrderAndNoEmptyOnes) {
   EXPECT_EQ(sizes, (std::vector<std::size_t>{1, 3, 2}));
 }
 
+TEST(ByteStream, TellsHowFarItIsContiguous) {
+  Buffers buffers({4, 0, 6, 1});
+  ByteStream stream = buffers.Stream();
+  EXPECT_EQ(stream.FirstPiece(5, 100).size(), 5u);
+  EXPECT_EQ(stream.FirstPiece(5, 2).size(), 2u);
+  EXPECT_EQ(stream.FirstPiece(1, 11).size(), 3u);
+  EXPECT_EQ(*stream.FirstPiece(4, 1).data(), std::byte{4});
+  EXPECT_THROW(stream.FirstPiece(11, 1), InvariantError);
+}
+
 TEST(ByteStream, RefusesToLeaveItsBytes) {
   Buffers buffers({2, 3});
   ByteStream stream = buffers.Stream();

@@ -3,6 +3,7 @@
 
 #include "hora/collectives/shm/algorithms.h"
 #include "hora/collectives/shm/paired_pieces.h"
+#include "hora/collectives/shm/streaming.h"
 #include "hora/kernels/reduce.h"
 
 namespace hora {
@@ -39,18 +40,39 @@ class Allreduce {
         output_(call.outputs[0]),
         spec_(SpecOf(call)),
         element_bytes_(SizeOf(call.params.dtype)),
-        total_(call.bytes_per_rank[0]) {}
+        total_(call.bytes_per_rank[0]),
+        early_(input_ != nullptr && total_ >= kFetchEarlyBytes) {}
 
   Status Run() {
     if (windows_.size() == 1) {
       ReduceAlone(*input_, output_, spec_);
       return Status::Ok();
     }
+    if (total_ <= kLineBytes && !some_absent_) return Inline();
     if (total_ <= state_.small_bytes && total_ <= windows_.window_bytes()) return Small();
     return Migratory();
   }
 
  private:
+  // Chunks between the one that is collected and the one that is placed next.
+  static constexpr std::uint64_t kPlacedAhead = 3;
+
+  // Everybody reads everybody's line.
+  Status Inline() {
+    if (total_ == 0) return Status::Ok();
+    input_->Gather(0, {windows_.OwnLine(), total_});
+    if (Status status = windows_.ExchangeLines("allreduce"); !status.ok()) return status;
+    for (int rank = 0; rank < windows_.size(); ++rank) {
+      state_.sources[static_cast<std::size_t>(rank)] = windows_.LineOf(rank);
+    }
+    output_.ForEachPiece(0, total_, [&](std::span<std::byte> piece) {
+      std::byte* const to = piece.data();
+      Reduce(spec_, state_.sources, {&to, 1}, piece.size() / element_bytes_);
+      for (const std::byte*& source : state_.sources) source += piece.size();
+    });
+    return Status::Ok();
+  }
+
   // One step: everybody reads everybody's window and reduces all of it. Nobody starts the next call
   // before it is done with this one, so `copied` alone releases the window.
   Status Small() {
@@ -126,9 +148,16 @@ class Allreduce {
   Status Collect(std::uint64_t k) {
     if (Status status = windows_.AwaitReduced(first_ + k); !status.ok()) return status;
     ForOthersSlices(k, [&](std::size_t offset, std::span<std::byte> in_window) {
-      output_.Scatter(offset, in_window);
+      Ahead next = Early(offset + kPlacedAhead * chunks_.bytes, in_window.size());
+      ScatterFetching(output_, offset, in_window, next);
     });
     return Status::Ok();
+  }
+
+  // The beginning of [offset, offset + bytes) of the input, as far as it lies in one piece.
+  Ahead Early(std::size_t offset, std::size_t bytes) {
+    if (!early_ || offset >= total_) return {};
+    return Ahead(input_->FirstPiece(offset, bytes));
   }
 
   // The parts of this rank's window before and after its own slice, with their stream offsets.
@@ -173,6 +202,7 @@ class Allreduce {
   const ReduceSpec spec_;
   const std::size_t element_bytes_;
   const std::uint64_t total_;
+  const bool early_;  // whether the input is fetched before it is read
   Chunks chunks_;
   std::uint64_t first_ = 0;
 };

@@ -10,6 +10,9 @@
 namespace hora {
 namespace {
 
+// What more than two ranks move in a step.
+constexpr std::size_t kSharedChunkBytes = 64u << 10;
+
 // Looks before a wait becomes worth a clock reading.
 constexpr int kQuickLooks = 64;
 
@@ -45,19 +48,23 @@ StepWindows::StepWindows(std::shared_ptr<Board> board, ShmLaneOptions options)
       options_(std::move(options)),
       interruptible_(static_cast<bool>(options_.interruption.wanted)),
       window_bytes_(board_->window_bytes(options_.lane) / 64 * 64),
-      chunk_bytes_(window_bytes_),
       peers_(static_cast<std::size_t>(board_->size())) {
   Check(self() >= 0 && self() < board_->size(), "the rank has a place on the board");
   Check(window_bytes_ > 0, "a window holds at least one cache line");
   for (int rank = 0; rank < size(); ++rank) {
     peers_[static_cast<std::size_t>(rank)].flags = &board_->flags(rank).lane(options_.lane);
   }
+  set_chunk_bytes(0);
 }
 
 void StepWindows::set_chunk_bytes(std::uint64_t bytes) {
-  const std::uint64_t lines = std::max<std::uint64_t>(bytes / 64, 1);
-  chunk_bytes_ = bytes == 0 || lines * 64 > window_bytes_ ? window_bytes_
-                                                          : static_cast<std::size_t>(lines * 64);
+  if (bytes == 0) bytes = DefaultChunkBytes();
+  const std::uint64_t fitting = std::min<std::uint64_t>(bytes, window_bytes_);
+  chunk_bytes_ = static_cast<std::size_t>(std::max<std::uint64_t>(fitting / 64, 1) * 64);
+}
+
+std::size_t StepWindows::DefaultChunkBytes() const {
+  return size() <= 2 ? window_bytes_ : std::min(window_bytes_, kSharedChunkBytes);
 }
 
 std::uint64_t StepWindows::Begin(std::string_view what, std::uint64_t steps) {
@@ -119,6 +126,19 @@ Status StepWindows::AwaitReduced(std::uint64_t step) {
   });
 }
 
+Status StepWindows::ExchangeLines(std::string_view what) {
+  what_ = what;
+  const std::uint64_t count = ++exchanges_;
+  Line(self(), count - 1).sequence.store(count);
+  board_->RingAll(self(), false);
+  Status status = AwaitPeers("brought line", count - 1, 0, size(), [&](int rank) {
+    return Line(rank, count - 1).sequence.load() == count;
+  });
+  // Nobody looks at the other line any more: take it back before it is needed.
+  PrefetchForWriting(reinterpret_cast<const std::byte*>(&Line(self(), count)));
+  return status;
+}
+
 template <class Ready>
 Status StepWindows::AwaitPeers(std::string_view phase, std::uint64_t step, int first, int last,
                                Ready ready) {
@@ -154,11 +174,14 @@ Status StepWindows::Stalled(std::string_view phase, std::uint64_t step,
   std::string who;
   for (const int rank : lagging) {
     const LaneFlags& flags = *peers_[static_cast<std::size_t>(rank)].flags;
-    who += fmt::format("{}rank {} (has brought {} steps, reduced {})", who.empty() ? "" : ", ",
-                       options_.names.Of(rank), flags.copied.load(), flags.reduced.load());
+    const std::uint64_t lines =
+        std::max(flags.lines[0].sequence.load(), flags.lines[1].sequence.load());
+    who += fmt::format("{}rank {} (has brought {} steps, reduced {}, and {} lines)",
+                       who.empty() ? "" : ", ", options_.names.Of(rank), flags.copied.load(),
+                       flags.reduced.load(), lines);
   }
   return Error(StatusCode::kStalled,
-               "{}: waited {:.3g} s, but these have not {} {} of the shared windows: {}. Rank {} "
+               "{}: waited {:.3g} s, but these have not {} {} in shared memory: {}. Rank {} "
                "gives up; look at what those ranks are doing",
                what_, std::chrono::duration<double>(options_.patience).count(), phase, step, who,
                options_.names.Of(self()));

@@ -15,6 +15,9 @@
 
 namespace hora {
 
+// What fits a line.
+inline constexpr std::size_t kLineBytes = sizeof(InlineLine::payload);
+
 // One rank's end of a lane.
 struct ShmLaneOptions {
   Lane lane = Lane::kBulk;
@@ -43,8 +46,12 @@ struct ShmLaneOptions {
 // No deadlock: releasing step t needs all to have placed t; placing t + 1 needs all to have
 // released t - 3. Both look to smaller numbers only.
 //
-// One thread at a time. The Await and Acquire calls block, at most `patience` each; they fail with
-// the cause of an abort, or with kStalled naming the ranks that lag.
+// Beside the windows, every rank has two lines for operations of a few bytes, which it uses in
+// turn: whoever posts line i has read everybody's line i - 1, so everybody has read line i - 2.
+// They have a count of their own and use up no steps.
+//
+// One thread at a time. The Await, Acquire and Exchange calls block, at most `patience` each; they
+// fail with the cause of an abort, or with kStalled naming the ranks that lag.
 class StepWindows {
  public:
   static constexpr std::uint64_t kLookAhead = 1;
@@ -55,9 +62,12 @@ class StepWindows {
   int size() const { return static_cast<int>(peers_.size()); }
   std::size_t window_bytes() const { return window_bytes_; }  // a multiple of 64
   // What a step should fill of a window: at most all of it, a multiple of 64. Set between
-  // collectives, by all ranks alike; 0 is the whole window, other values are cut to fit.
+  // collectives, by all ranks alike; 0 is DefaultChunkBytes, other values are cut to fit.
   std::size_t chunk_bytes() const { return chunk_bytes_; }
   void set_chunk_bytes(std::uint64_t bytes);
+  // A whole window for two ranks; less for more, as each touches the windows of all, and those in
+  // use should fit its share of a core's cache.
+  std::size_t DefaultChunkBytes() const;
 
   // The steps of the collective that starts now; `what` is named in errors.
   std::uint64_t Begin(std::string_view what, std::uint64_t steps);
@@ -76,6 +86,13 @@ class StepWindows {
   Status AwaitCopied(int rank, std::uint64_t step);
   Status AwaitReduced(std::uint64_t step);  // by all
 
+  // Where this rank's bytes of the next exchange go.
+  std::byte* OwnLine() { return Line(self(), exchanges_).payload; }
+  // Shows this rank's line to all and waits for theirs; `what` is named in errors.
+  Status ExchangeLines(std::string_view what);
+  // What the last exchange brought, until the next one.
+  const std::byte* LineOf(int rank) { return Line(rank, exchanges_ - 1).payload; }
+
  private:
   // Another rank as last seen; its flags are read again only when this is not enough.
   struct Peer {
@@ -88,6 +105,9 @@ class StepWindows {
     bool HasReleased(std::uint64_t count);
   };
 
+  InlineLine& Line(int rank, std::uint64_t exchange) {
+    return peers_[static_cast<std::size_t>(rank)].flags->lines[exchange % 2];
+  }
   template <class Ready>
   Status AwaitPeers(std::string_view phase, std::uint64_t step, int first, int last, Ready ready);
   bool MustGiveWay() const { return interruptible_ && options_.interruption.wanted(); }
@@ -96,10 +116,11 @@ class StepWindows {
   std::shared_ptr<Board> board_;
   const ShmLaneOptions options_;
   const bool interruptible_;
-  std::size_t window_bytes_;
+  const std::size_t window_bytes_;
   std::size_t chunk_bytes_;
   std::vector<Peer> peers_;  // by rank, this one included
   std::uint64_t next_step_ = 0;
+  std::uint64_t exchanges_ = 0;  // of lines, begun
   std::string_view what_;
 };
 
