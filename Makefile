@@ -78,9 +78,10 @@ tidy: $(SETUP) ## Run clang-tidy on every source
 	cmake --preset tidy
 	cmake --build --preset tidy
 
-bench: $(INSTALL) ## Run the micro-benchmarks and the comparison with other libraries
+bench: $(INSTALL) ## Compare with MPI, oneCCL, gloo and the limit of memory (20 minutes)
+	$(BIN)/python -m pip install --quiet matplotlib
 	cmake --preset release
-	cmake --build --preset release
+	cmake --build --preset release --target hora_worker memory_worker negotiator_bench
 	tools/run_benchmarks.sh
 
 docs: $(SETUP) ## Build the documentation site into site/

@@ -81,22 +81,39 @@ def interleave(
         for entrant, tally in tallies.items():
             if tally.refusal:
                 continue
-            plan = plans.get(entrant, Plan(2, 1))
-            check = turn == 0 and entrant.name != "memory"
             try:
-                order = entrant.work.order(plan.samples, plan.calls, check)
-                answer = entrant.peer.ask(order)
+                if turn == 0:
+                    plans[entrant] = _first_turn(entrant, tally)
+                else:
+                    plan = plans[entrant]
+                    order = entrant.work.order(plan.samples, plan.calls, False)
+                    _count(tally, entrant.peer.ask(order))
             except PeerError as error:
-                answer = Answer(refusal=str(error))
-            if answer.refusal:
-                tally.refusal = answer.refusal
-            elif turn == 0:
-                tally.wrong = answer.wrong
-                plans[entrant] = Plan.for_time(min(answer.times_us))
-            else:
-                tally.add(answer)
+                tally.refusal = str(error)
         advance()
     return tallies
+
+
+def _count(tally: Tally, answer: Answer) -> None:
+    tally.refusal = answer.refusal
+    if not answer.refusal:
+        tally.add(answer)
+
+
+def _first_turn(entrant: Entrant, tally: Tally) -> Plan:
+    """Checks, and finds out how often to call; what is short is called often to be warm by then."""
+    plan = Plan(2, 1)
+    for guess in (plan, Plan(3, 20)):
+        check = guess is plan and entrant.name != "memory"
+        answer = entrant.peer.ask(entrant.work.order(guess.samples, guess.calls, check))
+        tally.refusal = answer.refusal
+        if answer.refusal:
+            return plan
+        tally.wrong += answer.wrong
+        shortest = min(answer.times_us)
+        if shortest > 1000:
+            break
+    return Plan.for_time(shortest)
 
 
 def record(entrant: Entrant, tally: Tally) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def _native(name: str, installed: Installation, ranks: int) -> Peer:
     crowded = ranks > usable_cores()
     worker = str(installed.worker(name))
     libraries = {"LD_LIBRARY_PATH": str(root / "lib")}
+    binding: tuple[str, ...] = ()
+    own: dict[str, str] = {}
     if name == "openmpi":
         binding = ("--bind-to", "none", "--oversubscribe") if crowded else ("--bind-to", "core")
         own = {
@@ -42,7 +44,6 @@ def _native(name: str, installed: Installation, ranks: int) -> Peer:
         # does yield.
         own = {"MPIR_CVAR_NOLOCAL": "1"} if crowded else {}
     else:
-        binding = ()
         own = {
             "I_MPI_ROOT": str(root),
             "I_MPI_FABRICS": "shm",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+LATEST = RESULTS / "peers.jsonl"
 
 
 def cpu_model() -> str:
@@ -44,11 +45,12 @@ def commit() -> str:
 
 
 def context() -> dict[str, Any]:
-    """Machine, versions and commit, equal for all records of one run."""
+    """Machine, versions and commit: the first record of a run."""
     import hora
     import torch
 
     return {
+        "section": "machine",
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -61,8 +63,13 @@ def context() -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Appends one line per record, so that a file holds the history of a machine."""
+    """One line per record; what the file held before is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as out:
+    with path.open("w", encoding="utf-8") as out:
         for record in records:
-            out.write(json.dumps(record, sort_keys=True) + "\n")
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All records. Raises ``OSError`` and ``ValueError``."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -4,7 +4,7 @@
     python benchmarks/peers/run.py --section sizes --ranks 2 --sizes 64K,1M
     python benchmarks/peers/run.py --section others --peers hora-core,openmpi --ops broadcast
 
-Figures go to the terminal and, a JSON object per line, to --output.
+Figures go to the terminal and, as JSON lines, to --output; goals.md and pictures beside it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import once
+import pictures
+import programs
 import report
 import sections
 from driver import PeerError, RunningPeer
+from goals import markdown, table
 from installation import WHEELS, Installation
 from peers import all_peers
 from protocol import parse_bytes
 from rich.console import Console
-from screen import Screen, show
+from screen import Screen, show, show_goals
 
 ROOT = Path(__file__).resolve().parents[2]
 # Those that the running peers take part in, and those that start processes of their own.
@@ -35,7 +38,7 @@ TOGETHER = {
     "bursts": sections.bursts,
     "others": sections.others,
 }
-ALONE = {"idle": once.idle, "startup": once.startup}
+ALONE = ("idle", "startup", "training", "negotiation")
 ONLY_TWO_RANKS = {"dtypes", "bursts"}
 
 
@@ -63,7 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="hora_worker of the build to measure; memory_worker lies beside it",
     )
     parser.add_argument("--installation", type=Path, default=ROOT / "build" / "peers")
-    parser.add_argument("--output", type=Path, help="JSONL to append to (default: none)")
+    parser.add_argument("--output", type=Path, help="JSONL to write (default: none)")
     return parser.parse_args(argv)
 
 
@@ -109,13 +112,37 @@ def steps(args: argparse.Namespace) -> int:
             n for n in TOGETHER if n in args.section and (ranks == "2" or n not in ONLY_TWO_RANKS)
         ]
         total += sum(orders[name] for name in names)
-    return total * (args.rounds + 1) + sum(once.STEPS[n] for n in ALONE if n in args.section)
+    alone = sum((once.STEPS | programs.STEPS)[name] for name in ALONE if name in args.section)
+    return total * (int(args.rounds) + 1) + alone
 
 
 def run_alone(args: argparse.Namespace, screen: Screen) -> Iterator[dict[str, Any]]:
-    for name, section in ALONE.items():
+    """The sections that start processes of their own."""
+    micro = args.core_program.resolve().parents[1] / "benchmarks"
+    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "idle": lambda: once.idle(screen.note),
+        "startup": lambda: once.startup(screen.note),
+        "training": lambda: programs.training(screen.note),
+        "negotiation": lambda: programs.negotiation(screen.note, micro),
+    }
+    for name in ALONE:
         if name in args.section:
-            yield from section(screen.note)
+            try:
+                yield from parts[name]()
+            except (PeerError, programs.ProgramError) as error:
+                screen.say(f"{name} is left out: {error}")
+                yield {"section": name, "refusal": str(error)}
+
+
+def publish(records: list[dict[str, Any]], args: argparse.Namespace, console: Console) -> None:
+    """Tables on the terminal; files, and beside them pictures, when --output is given."""
+    show(records, console)
+    rows = table(records)
+    show_goals(rows, console)
+    if args.output:
+        report.write_jsonl(args.output, records)
+        args.output.with_name("goals.md").write_text(markdown(rows), encoding="utf-8")
+        pictures.main([str(args.output), str(args.output.parent)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,8 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     installed = Installation(args.installation)
     wanted = [name for name in WHEELS if args.peers is None or name in args.peers]
     installed.prepare(wanted, console.print)
-    context = report.context() | {"peers": dict(installed.versions)}
-    records: list[dict[str, Any]] = [
+    records: list[dict[str, Any]] = [report.context() | {"peers": dict(installed.versions)}]
+    records += [
         {"section": "peers", "peer": name, "refusal": why}
         for name, why in installed.reasons.items()
     ]
@@ -137,9 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; every peer was ended")
         return 130
-    show(records, Console())
-    if args.output:
-        report.write_jsonl(args.output, [record | context for record in records])
+    publish(records, args, Console())
     return 0
 
 

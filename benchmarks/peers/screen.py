@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
+from goals import Row
 from protocol import format_bytes
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -63,7 +64,7 @@ def show(records: Iterable[dict[str, Any]], console: Console) -> None:
     """A table per section and number of ranks: a line per peer, a column per operation, µs."""
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for record in records:
-        if "time_us" in record:
+        if "op" in record and "time_us" in record:
             groups.setdefault((record["section"], record["ranks"], record["op"]), []).append(record)
     for (section, ranks, op), group in groups.items():
         table = Table(title=f"{section}: {op}, {ranks} ranks, median µs (! wrong result)")
@@ -79,4 +80,17 @@ def show(records: Iterable[dict[str, Any]], console: Console) -> None:
             cells[record["bytes"], record["dtype"]] = text + ("!" if record["wrong"] else "")
         for name, cells in lines.items():
             table.add_row(name, *(cells.get(what, "") for what in columns))
+        console.print(table)
+
+
+def show_goals(rows: Iterable[Row], console: Console) -> None:
+    """The goals that this run can speak of."""
+    table = Table(title="goals")
+    for name in ("goal", "what", "wanted", "reached", ""):
+        table.add_column(name)
+    for row in rows:
+        if row.met is not None:
+            verdict = "[green]met" if row.met else "[red]missed"
+            table.add_row(row.goal, row.what, row.wanted, row.reached, verdict)
+    if table.row_count:
         console.print(table)

@@ -17,7 +17,7 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZES = (4, 64, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
 OPS = ("allgather", "broadcast", "reducescatter", "alltoall")
 # Modes beyond "default" that a worker may know; one that it does not know refuses, and is left out.
-EXTRA_MODES = {
+EXTRA_MODES: dict[str, dict[str, tuple[str, ...]]] = {
     "hora-core": {"allreduce": ("ordered", "zero")},
     "hora": {"allreduce": ("zero",)},
 }
