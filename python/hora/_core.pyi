@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from typing_extensions import Self
@@ -230,3 +231,55 @@ def is_plain(tensor: Any) -> bool:
 
 def set_plain_types(*types: type) -> None:
     """Which classes have plain tensors: torch.Tensor and torch.nn.Parameter."""
+
+class GradientCollector:
+    """The gradients of one optimizer on their way to the engine, with no Python in between.
+
+    Counts backward passes by its hooks, and submits gradients that are dense, floating and on the
+    CPU: each by its hook when ``early``, else all by ``submit``. Of others it tells by
+    ``on_ready(index)`` (when ``early``) and by leaving them out of ``submit``. A gradient beyond
+    ``passes`` goes to ``on_overrun(index)``, which raises; one that cannot be copied into the
+    parameter's view to ``on_foreign(index)``.
+    """
+
+    early: bool
+    reduced: bool  # no gradient has come since the caller set it
+    accumulates_only: bool  # passes are not counted
+    through_python: bool  # nothing is submitted here
+    has_pending: bool  # a gradient has come that has not been forgotten
+    def __init__(
+        self,
+        reduce_op: int,
+        prescale: float,
+        postscale: float,
+        process_set: int,
+        passes: int,
+        on_ready: Callable[[int], None],
+        on_overrun: Callable[[int], None],
+        on_foreign: Callable[[int], None],
+    ) -> None: ...
+    def add(self, parameter: Any, direct: bool) -> None:
+        """``direct``: its gradient may be submitted here, by itself and as it is."""
+    def hook(self, index: int) -> Callable[[Any], None]:
+        """For ``register_post_accumulate_grad_hook``."""
+    def set_key(self, index: int, key: str) -> None: ...
+    def set_direct(self, index: int, direct: bool) -> None: ...
+    def set_view(self, index: int, view: Any) -> None:
+        """From now on gradients of this parameter are moved into ``view``."""
+    def set_passes(self, passes: int) -> None: ...
+    def submit(self) -> int:
+        """Submits what has come; returns how many are under way, those taken included."""
+    def wait(self) -> None:
+        """Blocks until all that was submitted here is done; Ctrl-C is honoured."""
+    def troubles(self) -> list[tuple[int, bool, Exception | None]]:
+        """Where something is amiss: index, whether nobody changed the gradient, the error."""
+    def gradients(self) -> list[Any]:
+        """Those that were reduced here."""
+    def take(self, index: int) -> None:
+        """Says that the caller is reducing this one."""
+    def is_under_way(self, index: int) -> bool: ...
+    def passes_left(self, index: int) -> int: ...
+    def forget(self) -> None:
+        """All gradients may be computed anew."""
+    def start_over(self) -> None:
+        """Those may that are not under way."""

@@ -70,9 +70,12 @@ void GradientCollector::Add(py::object parameter, bool direct) {
 }
 
 void GradientCollector::SetView(std::size_t index, py::object view) {
-  TensorView memory = ReadTensor(view);
-  slot(index).view_memory = std::move(memory);
-  slot(index).view = std::move(view);
+  Slot& placed = slot(index);
+  placed.view_memory = ReadTensor(view);
+  placed.view = std::move(view);
+  if (placed.state != State::kNoted || !IsOurs(placed)) return;
+  PutIntoView(index);
+  Note(slot(index));
 }
 
 void GradientCollector::SetPasses(int passes) {

@@ -37,9 +37,10 @@ class AdasumOptimizer(DistributedOptimizer):
     _reduces_gradients = False
 
     def _build(self, names: list[str], settings: OptimizerSettings) -> None:
-        if settings.groups or settings.sparse_as_dense:
+        if settings.groups or settings.sparse_as_dense or settings.views:
             raise UsageError(
-                "op=Adasum combines updates; groups and sparse_as_dense are about gradients"
+                "op=Adasum combines updates; groups, sparse_as_dense and gradient_as_bucket_view "
+                "are about gradients"
             )
         super()._build(names, settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -20,30 +21,25 @@ class _Reduction(Protocol):
 
 
 class Slot:
-    """One parameter: how many more backward passes it takes, and the reduction under way."""
+    """One parameter, and the reduction of its gradient where that is Python's affair."""
 
     __slots__ = (
-        "gradient", "group", "handle", "key", "name", "parameter", "passes_left", "restore",
-        "sparse_dim", "version", "watched",
+        "gradient", "group", "handle", "index", "key", "name", "parameter", "restore",
+        "sparse_dim", "version", "view",
     )  # fmt: skip
 
-    def __init__(self, name: str, parameter: torch.Tensor, passes: int, sparse_dim: int) -> None:
+    def __init__(self, index: int, name: str, parameter: torch.Tensor, sparse_dim: int) -> None:
+        self.index = index  # in the order in which they were added
         self.name = name
         self.key = name  # under which ranks meet, once there is a prefix to it
         self.parameter = parameter
-        self.passes_left = passes
-        self.watched = False
+        self.view: torch.Tensor | None = None  # where the gradient is to lie
         self.sparse_dim = sparse_dim  # of its gradients, as far as is known; 0 when dense
         self.group: Group | None = None
         self.handle: _Reduction | None = None
         self.restore: Restore | None = None  # what is left to do when the handle is done
         self.gradient: torch.Tensor | None = None  # what the handle is reducing
         self.version = 0  # of the gradient, right after it was submitted
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether this step needs a reduction that has not been started."""
-        return self.handle is None and self.parameter.requires_grad
 
     def gradient_to_reduce(self) -> torch.Tensor:
         """The gradient, of zeros where this rank has none: another rank may have one."""
@@ -73,6 +69,28 @@ class Slot:
         self.gradient = gradient
         self.version = gradient._version
 
+    def wait(self) -> None:
+        """Blocks until the reduction is done and its result is in ``.grad``; raises its error."""
+        if self.handle is None or self.gradient is None:
+            return
+        is_ours = self.parameter.grad is self.gradient and self.gradient._version == self.version
+        self.handle.wait()
+        self.settle(is_ours)
+
+    def put_into_view(self) -> None:
+        """Moves a dense gradient, of whatever strides, to where it is to lie; leaves others."""
+        gradient = self.parameter.grad
+        if gradient is None or self.view is None or gradient is self.view:
+            return
+        odd = gradient.requires_grad or gradient.layout is not torch.strided
+        if not odd and gradient.dtype == self.view.dtype:
+            with torch.no_grad():
+                self.parameter.grad = self.view.copy_(gradient)
+
+    def forget(self) -> None:
+        """Lets go of the reduction."""
+        self.handle = self.gradient = self.restore = None
+
     def settle(self, is_ours: bool) -> None:
         """Puts a gradient in place that was not reduced where it is.
 
@@ -89,6 +107,8 @@ class Slot:
 
     def _zeros(self) -> torch.Tensor:
         parameter = self.parameter.detach()
+        if self.sparse_dim == 0 and self.view is not None:
+            return self.view.zero_()
         if self.sparse_dim == 0:
             return torch.zeros_like(parameter)
         return torch.sparse_coo_tensor(
@@ -114,15 +134,21 @@ class Group:
     @property
     def key(self) -> str:
         """The name under which ranks meet for the group."""
-        return f"{self.slots[0].key} and {len(self.slots) - 1} more"
+        more = f" and {len(self.slots) - 1} more" if len(self.slots) > 1 else ""
+        return f"{self.slots[0].key}{more}"
 
-    def is_complete(self) -> bool:
-        """Counts one more gradient; whether all are there that will come."""
+    def is_complete(self, passes_left: Callable[[int], int]) -> bool:
+        """Counts one more gradient; whether all are there that will come.
+
+        ``passes_left`` tells for the index of a slot how many backward passes it still takes.
+        """
         self._awaited -= 1
         if self._awaited > 0:
             return False
         # Any parameter may have been frozen or thawed since the count began: only now look at all.
-        self._awaited = sum(s.parameter.requires_grad and s.passes_left > 0 for s in self.slots)
+        self._awaited = sum(
+            slot.parameter.requires_grad and passes_left(slot.index) > 0 for slot in self.slots
+        )
         return self._awaited == 0
 
     def count_anew(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -21,23 +21,29 @@ from hora.errors import (
 )
 from hora.torch.gradient_forms import GradientForms
 from hora.torch.gradient_slots import Group, Slot
-from hora.torch.submission import ALLREDUCE, Terms, mark_changed, start_group_in_place
-from hora.torch.tensors import NUMBERS, is_direct
+from hora.torch.submission import ALLREDUCE, Terms, start_group_in_place
 
 __all__ = ["GradientReducer"]
 
-_submit = _core.submit
-_ALLREDUCE = _core.ALLREDUCE
+# Reductions write behind PyTorch's back; this lets autograd refuse a stale saved tensor.
+_mark_all_changed = torch.autograd.graph.increment_version
+
+# Makes memory for the gradients of some parameters; place_gradients() for a process set.
+Placing = Callable[[Sequence[Slot]], list[tuple[Slot, torch.Tensor]]]
 
 
 class GradientReducer:
     """Owns the hooks on the parameters' gradients and the reductions that these start.
 
-    A gradient is submitted, in place, as soon as autograd has accumulated it ``passes`` times, or
-    its whole group has been; ``finish`` submits what is still missing (zeros where this rank has no
-    gradient, because another rank may have one) and waits for all. Hooks run on autograd's threads,
-    everything else on the caller's; backward passes of one model do not overlap. The hooks go when
-    the reducer goes. One that is not ``active`` has none and reduces nothing.
+    A gradient that autograd has accumulated ``passes`` times is to be reduced, in place: at once
+    where ``overlaps`` says so, else when ``finish`` is called, which also submits what is still
+    missing (zeros where this rank has no gradient, because another rank may have one) and waits for
+    all. Hooks run on autograd's threads, everything else on the caller's; backward passes of one
+    model do not overlap. The hooks go when the reducer goes. One that is not ``active`` has none
+    and reduces nothing.
+
+    The hooks are C++ (``_core.GradientCollector``), and so is the way of a gradient that is reduced
+    as it is: Python only sees those that are sparse, compressed, grouped, missing or otherwise odd.
     """
 
     def __init__(
@@ -47,20 +53,36 @@ class GradientReducer:
         forms: GradientForms,
         passes: int,
         active: bool = True,
+        overlaps: bool | None = None,
+        place: Placing | None = None,
     ) -> None:
         self._next_prefix = next_prefix
-        self._prefix: str | None = None
-        self._is_named = False  # the slots' keys have the prefix
+        self._prefix = ""
+        self._is_named = False  # there is a prefix, and the slots' keys have it
         self._terms = terms
         self._forms = forms
-        self._plain = forms.are_plain
         self._passes = passes
         self._active = active
-        self._accumulates_only = False
+        self._overlaps = overlaps
+        self._place = place
+        self._unplaced: list[Slot] = []  # whose gradients have no memory to lie in yet
         self._slots: list[Slot] = []
+        self._unwatched: list[Slot] = []  # frozen so far, or without memory
         self._groups: list[Group] = []
-        self._reduced = False  # finish() has run and no gradient came since
-        self._overrun: set[str] = set()  # accumulated once more while they were being reduced
+        self._taken: list[Slot] = []  # which Python is reducing
+        self._overrun: set[str] = set()  # gradients that hold a backward pass too many …
+        self._atoned: set[str] = set()  # … in a step before: the next gradient is another one
+        # Weak, so that a model does not keep the optimizers that once were wrapped for it.
+        self._collector = _core.GradientCollector(
+            terms.reduce_op,
+            terms.prescale,
+            terms.postscale,
+            terms.process_set,
+            passes,
+            WeakMethod(self._on_ready),
+            WeakMethod(self._on_overrun),
+            WeakMethod(self._on_foreign),
+        )
         self._hooks: list[RemovableHandle] = []
         weakref.finalize(self, _remove, self._hooks).atexit = False
 
@@ -76,92 +98,118 @@ class GradientReducer:
 
     @property
     def pending(self) -> bool:
-        """Whether gradients are being reduced that nobody has waited for."""
-        return any(slot.handle is not None for slot in self._slots)
+        """Whether gradients have come that nobody has waited for."""
+        return self._collector.has_pending
 
     @property
     def is_reduced(self) -> bool:
         """Whether the gradients are those of all ranks, and none came since."""
-        return self._reduced
+        return self._collector.reduced
 
     def add(self, name: str, parameter: torch.Tensor, sparse_dim: int = 0) -> None:
         """Takes in a parameter under a name that no other one of this reducer has.
 
         ``sparse_dim`` is that of its gradients, where that is known before the first one.
         """
-        self._slots.append(Slot(name, parameter, self._passes, sparse_dim))
-        self._is_named = False
+        slot = Slot(len(self._slots), name, parameter, sparse_dim)
+        self._collector.add(parameter, self._forms.are_plain)
+        if self._is_named:
+            self._name(slot)
+        self._slots.append(slot)
+        self._unwatched.append(slot)
+        if self._place is not None and self._active and sparse_dim == 0:
+            self._unplaced.append(slot)
 
     def group(self, groups: Iterable[Sequence[int]]) -> None:
         """Says which parameters, by the order of ``add``, are reduced as one operation."""
         for indices in groups:
             self._groups.append(Group([self._slots[index] for index in indices]))
+            for index in indices:
+                self._collector.set_direct(index, False)
 
     def watch(self) -> None:
         """Hooks the parameters that require grad and have no hook yet; some are thawed late."""
-        if not self._active:
+        if not (self._active and self._unwatched):
             return
-        for index, slot in enumerate(self._slots):
-            if not slot.watched and slot.parameter.requires_grad and not is_lazy(slot.parameter):
-                # Weak, so that a model does not keep the optimizers that once were wrapped for it.
-                hook = partial(_gradient_ready, weakref.ref(self), index)
-                register = slot.parameter.register_post_accumulate_grad_hook
-                self._hooks.append(register(hook))  # type: ignore[no-untyped-call]
-                slot.watched = True
+        waiting, self._unwatched = self._unwatched, []
+        for slot in waiting:
+            if not slot.parameter.requires_grad or is_lazy(slot.parameter):
+                self._unwatched.append(slot)
+                continue
+            register = slot.parameter.register_post_accumulate_grad_hook
+            hook = self._collector.hook(slot.index)
+            self._hooks.append(register(hook))  # type: ignore[no-untyped-call]
 
     def name_now(self) -> None:
         """Settles the prefix of the names, which otherwise waits for the first submission."""
         if not self._is_named:
-            if self._prefix is None:
-                self._prefix = self._next_prefix()
+            self._prefix = self._next_prefix()
             for slot in self._slots:
-                slot.key = f"{self._prefix}{slot.name}"
+                self._name(slot)
             self._is_named = True
+            self._collector.early = self._starts_early()
+
+    def place(self) -> None:
+        """Gives the gradients their memory, where there is to be some; collective if there is."""
+        ready = [
+            slot
+            for slot in self._unplaced
+            if slot.parameter.requires_grad and not is_lazy(slot.parameter)
+        ]
+        if self._place is None or not ready:
+            return
+        for slot, view in self._place(ready):
+            slot.view = view
+            self._collector.set_view(slot.index, view)
+        self._unplaced = [slot for slot in self._unplaced if slot.view is None]
 
     def set_passes(self, passes: int) -> None:
         """Changes how many backward passes make a gradient; takes effect at once."""
         if self.pending:
             raise UsageError("backward_passes_per_step cannot change between backward() and step()")
         self._passes = passes
+        self._collector.set_passes(passes)
         self._forget()
 
     @contextmanager
     def accumulating_only(self) -> Iterator[None]:
         """Within it, backward passes add to the local gradients and start nothing."""
-        before, self._accumulates_only = self._accumulates_only, True
+        collector = self._collector
+        before, collector.accumulates_only = collector.accumulates_only, True
         try:
             yield
         finally:
-            self._accumulates_only = before
+            collector.accumulates_only = before
 
     def finish(self) -> None:
         """Blocks until every gradient is reduced; a second call before new gradients does nothing.
 
         Raises the first error, after all reductions have ended.
         """
-        if self._reduced or not self._active:
+        collector = self._collector
+        if collector.reduced or not self._active:
             return
         self.watch()
+        self.name_now()
+        if self._unplaced:
+            self.place()
         try:
-            for group in self._groups:
-                if any(slot.is_missing for slot in group.slots):
-                    self._submit_group(group)
-            for slot in self._slots:
-                if slot.is_missing:
-                    self._submit(slot)
+            if collector.submit() != len(self._slots):
+                self._submit_missing()
         finally:
             self._wait()
-        self._reduced = True
+        collector.reduced = True
 
     def fill_in(self) -> None:
         """Gives zeros to the parameters that ``finish`` would give zeros to."""
         for slot in self._slots if self._active else ():
-            if slot.is_missing and slot.parameter.grad is None and not is_lazy(slot.parameter):
+            missing = slot.parameter.grad is None and self._is_missing(slot)
+            if missing and not is_lazy(slot.parameter):
                 slot.gradient_to_reduce()
 
     def start_next_step(self) -> None:
         """Says that the gradients have been used: ``finish`` will have work to do again."""
-        self._reduced = False
+        self._collector.reduced = False
 
     def refuse_overrun(self) -> None:
         """Raises ``UsageError`` if a gradient is spoilt by a backward pass that came too soon."""
@@ -172,66 +220,75 @@ class GradientReducer:
                 "synchronize() and zero_grad(), and compute the gradients anew"
             )
 
-    def on_gradient(self, index: int) -> None:
-        """The hook: autograd has just accumulated this parameter's gradient."""
+    def _starts_early(self) -> bool:
+        """Whether gradients are submitted by the hooks.
+
+        Another thread then reduces them while the backward pass goes on. Where every core computes,
+        that thread would take its core from the backward pass, and the caches too; what waits for
+        step() costs less there, as one crossing into the engine submits all.
+        """
+        if self._overlaps is not None or not _core.is_initialized():
+            return bool(self._overlaps)
+        ranks = _core.topology().local_size
+        return len(os.sched_getaffinity(0)) > ranks * torch.get_num_threads()
+
+    def _name(self, slot: Slot) -> None:
+        slot.key = f"{self._prefix}{slot.name}"
+        self._collector.set_key(slot.index, slot.key)
+
+    def _is_missing(self, slot: Slot) -> bool:
+        """Whether this step needs a reduction that has not been started."""
+        return slot.parameter.requires_grad and not self._collector.is_under_way(slot.index)
+
+    def _on_overrun(self, index: int) -> None:
         slot = self._slots[index]
-        if slot.passes_left == 0:
-            self._overrun.add(slot.name)
-            raise UsageError(
-                f"the gradient of '{slot.name}' was computed more than backward_passes_per_step="
-                f"{self._passes} times since the last step(): call step() (or synchronize()) in "
-                "between, set backward_passes_per_step to the number of backward passes, or put "
-                "all but the last into optimizer.no_sync(). In a GAN, freeze the other network's "
-                "parameters (requires_grad_(False)) meanwhile"
-            )
-        self._reduced = False
-        if self._accumulates_only:
-            return
-        slot.passes_left -= 1
-        if slot.passes_left == 0:
-            try:
-                if slot.group is None:
-                    self._submit(slot)
-                elif slot.group.is_complete():
-                    self._submit_group(slot.group)
-            except HoraError:
-                self._start_over()
-                raise
+        self._overrun.add(slot.name)
+        self._atoned.discard(slot.name)
+        raise UsageError(
+            f"the gradient of '{slot.name}' was computed more than backward_passes_per_step="
+            f"{self._passes} times since the last step(): call step() (or synchronize()) in "
+            "between, set backward_passes_per_step to the number of backward passes, or put "
+            "all but the last into optimizer.no_sync(). In a GAN, freeze the other network's "
+            "parameters (requires_grad_(False)) meanwhile"
+        )
+
+    def _on_ready(self, index: int) -> None:
+        slot = self._slots[index]
+        try:
+            if slot.group is None:
+                self._submit(slot)
+            elif slot.group.is_complete(self._collector.passes_left):
+                self._submit_group(slot.group)
+        except HoraError:
+            self._start_over()
+            raise
+
+    def _on_foreign(self, index: int) -> None:
+        self._slots[index].put_into_view()
+
+    def _submit_missing(self) -> None:
+        for group in self._groups:
+            if any(self._is_missing(slot) for slot in group.slots):
+                self._submit_group(group)
+        for slot in self._slots:
+            if self._is_missing(slot):
+                self._submit(slot)
 
     def _submit(self, slot: Slot) -> None:
-        if not self._is_named:
-            self.name_now()
-        gradient = slot.parameter.grad
+        self.name_now()
         try:
-            # Most gradients of most scripts come this way, hundreds in each step: straight to the
-            # engine, as start_in_place() would bring them there.
-            if (
-                self._plain
-                and gradient is not None
-                and is_direct(gradient, NUMBERS)
-                and not gradient.requires_grad
-            ):
-                op, root, prescale, postscale, members = self._terms
-                slot.handle = _submit(
-                    _ALLREDUCE, slot.key, gradient, gradient, op, root, prescale, postscale, members
-                )
-                mark_changed(gradient)
-                slot.gradient = gradient
-                slot.version = gradient._version
-            else:
-                gradient = slot.gradient_to_reduce()
-                slot.expect(gradient, *self._forms.start(slot.key, gradient))
+            gradient = slot.gradient_to_reduce()
+            slot.expect(gradient, *self._forms.start(slot.key, gradient))
         except (PeerFailedError, ShutDownError, NotInitializedError):
             self._forget()  # the group is gone, and with it every operation: leave nothing pending
             raise
-        if self._overrun:
-            self._overrun.discard(slot.name)
+        self._take(slot)
 
     def _submit_group(self, group: Group) -> None:
         self.name_now()
         packed = []
         for slot in group.slots:
-            if not slot.is_missing:
+            if not self._is_missing(slot):
                 continue
             gradient = slot.gradient_to_reduce()
             if self._forms.goes_as_rows(gradient):
@@ -247,51 +304,70 @@ class GradientReducer:
             self._forget()
             raise
         for slot, gradient, _, restore in packed:
-            self._overrun.discard(slot.name)
             slot.expect(gradient, handle, restore)
+            self._take(slot)
+
+    def _take(self, slot: Slot) -> None:
+        self._collector.take(slot.index)
+        self._taken.append(slot)
+        if slot.name in self._atoned:
+            self._atoned.remove(slot.name)
+            self._overrun.remove(slot.name)
 
     def _wait(self) -> None:
         first: HoraError | None = None
-        for slot in self._slots:
-            handle, gradient = slot.handle, slot.gradient
-            if handle is None or gradient is None:
-                continue
-            is_ours = slot.parameter.grad is gradient and gradient._version == slot.version
+        self._collector.wait()
+        for index, is_ours, error in self._collector.troubles():
+            slot = self._slots[index]
             try:
-                handle.wait()
-                if slot.restore is not None or not is_ours:
-                    slot.settle(is_ours)
-            except HoraError as error:
-                # Of a gradient that came too soon the hook has told.
-                if not (isinstance(error, UsageError) and slot.name in self._overrun):
-                    first = first or error
+                if error is not None:
+                    raise error
+                slot.settle(is_ours)
+            except HoraError as problem:
+                first = first or self._to_be_told(slot, problem)
+        _mark_all_changed(self._collector.gradients())
+        for slot in self._taken:
+            try:
+                slot.wait()
+            except HoraError as problem:
+                first = first or self._to_be_told(slot, problem)
         self._forget()
         if first is not None:
             raise first
 
+    def _to_be_told(self, slot: Slot, problem: HoraError) -> HoraError | None:
+        # Of a gradient that came too soon the hook has told.
+        return None if isinstance(problem, UsageError) and slot.name in self._overrun else problem
+
     def _forget(self) -> None:
-        passes = self._passes
-        for slot in self._slots:
-            slot.handle = slot.gradient = slot.restore = None
-            slot.passes_left = passes
+        self._collector.forget()
+        for slot in self._taken:
+            slot.forget()
+        self._taken.clear()
+        self._atoned = set(self._overrun)
+        self._collector.through_python = bool(self._atoned)  # where _take() sees them
         for group in self._groups:
             group.count_anew()
 
     def _start_over(self) -> None:
         """Lets the gradients that are not under way be computed anew."""
-        for slot in self._slots:
-            if slot.handle is None:
-                slot.passes_left = self._passes
+        self._collector.start_over()
         for group in self._groups:
             group.count_anew()
 
 
-def _gradient_ready(
-    reducer: weakref.ref[GradientReducer], index: int, parameter: torch.Tensor
-) -> None:
-    alive = reducer()
-    if alive is not None:
-        alive.on_gradient(index)
+class WeakMethod:
+    """Calls a method of an object, or does nothing once that is gone."""
+
+    __slots__ = ("_method",)
+
+    def __init__(self, method: Callable[[int], None]) -> None:
+        self._method = weakref.WeakMethod(method)
+
+    def __call__(self, index: int) -> None:
+        method = self._method()
+        if method is not None:
+            method(index)
 
 
 def _remove(hooks: Sequence[RemovableHandle]) -> None:

@@ -15,7 +15,6 @@ before the step:
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -24,11 +23,12 @@ from typing import Any
 import torch
 
 from hora.errors import UsageError
-from hora.ops import ReduceOp
+from hora.ops import Numbers, ReduceOp
 from hora.process_sets import ProcessSet, global_process_set
 from hora.torch.compression import Compression, Compressor
 from hora.torch.gradient_forms import GradientForms
 from hora.torch.gradient_groups import Groups, chosen_groups, group_indices
+from hora.torch.gradient_views import place_gradients
 from hora.torch.gradients import GradientReducer
 from hora.torch.kinds import chosen_op
 from hora.torch.operations import allreduce
@@ -41,7 +41,7 @@ __all__ = ["DistributedOptimizer"]
 # Numbers the optimizers of this process, for each process set in the order in which the script
 # makes them, the same on all its ranks, so that two optimizers (of a GAN, say) may have parameters
 # of the same name.
-_made: Counter[int] = Counter()
+_made = Numbers()
 
 
 class DistributedOptimizer(WrappedOptimizer):
@@ -64,6 +64,14 @@ class DistributedOptimizer(WrappedOptimizer):
             is there: a number of groups of neighbours, or lists of parameters (others go alone).
         sparse_as_dense: reduce sparse gradients as dense ones, instead of gathering their rows.
         process_set: the ranks that train together; elsewhere ``step`` is the wrapped optimizer's.
+        gradient_as_bucket_view: gradients lie in memory that all ranks of the set see, and are
+            reduced there without a copy; the memory stays for as long as the optimizer does.
+            Making the optimizer is then collective.
+        step_in_backward: steps on parts of the parameters while the backward pass still runs, and
+            frees their gradients: see ``InBackwardOptimizer``.
+        overlap: whether another thread reduces gradients during the backward pass (True) or this
+            one does when ``step`` or ``synchronize`` is called; by default, the former where there
+            are more cores than ranks and their threads. Ranks may differ.
 
     Every rank must take part in every step. A parameter that requires grad but got none on this
     rank contributes zeros and has a gradient afterwards, as another rank may have used it; so a
@@ -84,12 +92,14 @@ class DistributedOptimizer(WrappedOptimizer):
         groups: Groups = None,
         sparse_as_dense: bool = False,
         process_set: ProcessSet = global_process_set,
+        *,
+        gradient_as_bucket_view: bool = False,
+        step_in_backward: bool = False,
+        overlap: bool | None = None,
     ) -> None:
         op = chosen_op(op)
-        if op == ReduceOp.ADASUM and type(self) is DistributedOptimizer:
-            from hora.torch.adasum_optimizer import AdasumOptimizer
-
-            self.__class__ = AdasumOptimizer  # the same, but for how it steps
+        if type(self) is DistributedOptimizer:
+            self._choose_class(op, step_in_backward)
         self._hold(optimizer)
         parameters = parameters_of(optimizer)
         settings = OptimizerSettings(
@@ -100,6 +110,8 @@ class DistributedOptimizer(WrappedOptimizer):
             group_indices(chosen_groups(groups, num_groups), parameters),
             sparse_as_dense,
             process_set,
+            gradient_as_bucket_view,
+            overlap,
         )
         if named_parameters is None:
             names = default_names(optimizer)
@@ -107,8 +119,22 @@ class DistributedOptimizer(WrappedOptimizer):
             names = given_names(parameters, named_parameters)
         self._build(names, settings)
         self._reducer.name_now()
+        self._reducer.place()
 
     _reduces_gradients = True
+
+    def _choose_class(self, op: int, step_in_backward: bool) -> None:
+        """Becomes one that is the same but for how it steps."""
+        if op == ReduceOp.ADASUM:
+            if step_in_backward:
+                raise UsageError("op=Adasum needs all gradients for its step: no step_in_backward")
+            from hora.torch.adasum_optimizer import AdasumOptimizer
+
+            self.__class__ = AdasumOptimizer
+        elif step_in_backward:
+            from hora.torch.in_backward_optimizer import InBackwardOptimizer
+
+            self.__class__ = InBackwardOptimizer
 
     def _build(self, names: list[str], settings: OptimizerSettings) -> None:
         self._settings = settings
@@ -118,19 +144,27 @@ class DistributedOptimizer(WrappedOptimizer):
         terms = settings.terms()
         self._is_member = terms.process_set == 0 or members.included()
         self._forms = GradientForms(terms, settings.compression, settings.sparse_as_dense, members)
-        self._reducer = GradientReducer(
+        self._reducer = self._make_reducer(
             partial(_next_prefix, terms.process_set),
             terms,
             self._forms,
             checked_passes(settings.passes),
             self._is_member and self._reduces_gradients,
+            settings.overlap,
+            partial(place_gradients, process_set=members) if settings.views else None,
         )
         # A rank that never looks up a row has no gradient that would tell that it is sparse.
         sparse_dim = int(isinstance(self._inner, torch.optim.SparseAdam))
         for name, parameter in zip(names, parameters_of(self._inner), strict=True):
             self._reducer.add(name, parameter, sparse_dim)
-        self._reducer.group(settings.groups)
+        self._group(settings)
         self._reducer.watch()
+
+    def _make_reducer(self, *arguments: Any) -> GradientReducer:
+        return GradientReducer(*arguments)
+
+    def _group(self, settings: OptimizerSettings) -> None:
+        self._reducer.group(settings.groups)
 
     @property
     def backward_passes_per_step(self) -> int:
@@ -278,6 +312,4 @@ class DistributedOptimizer(WrappedOptimizer):
 
 
 def _next_prefix(process_set: int) -> str:
-    number = _made[process_set]
-    _made[process_set] += 1
-    return f"DistributedOptimizer.{number}."
+    return f"DistributedOptimizer.{_made.next(process_set)}."

@@ -23,6 +23,8 @@ class OptimizerSettings(NamedTuple):
     groups: list[list[int]]
     sparse_as_dense: bool
     process_set: ProcessSet
+    views: bool = False  # gradient_as_bucket_view
+    overlap: bool | None = None
 
     def terms(self) -> Terms:
         """On what ranks must agree for each gradient; ``UsageError`` for what cannot work."""

@@ -9,6 +9,7 @@ what was submitted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 import types
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from fake_gradients import GradientCollector
 from hora.errors import NotInitializedError, ShutDownError, UsageError, WaitTimeoutError
 
 ALLREDUCE, ALLGATHER, BROADCAST, BARRIER, ALLTOALL, REDUCESCATTER, JOIN = range(7)
@@ -336,6 +338,7 @@ class FakeCore:
             "set_log_level", "start_timeline", "stop_timeline", "forget_compiled_names",
         ):  # fmt: skip
             setattr(module, name, getattr(self, name))
+        module.GradientCollector = functools.partial(GradientCollector, self)
         return module
 
 
