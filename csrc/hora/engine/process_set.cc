@@ -147,7 +147,8 @@ Status ProcessSet::Submit(TensorEntry&& entry, bool will_wait) {
   if (status.code() == StatusCode::kInvalidArgument) return InProcessSet(options_.id, status);
   if (!status.ok()) return status;
   const bool will_be_seen =
-      will_wait || (collecting_.load() && queue_.fresh_bytes() < GatheringOn(has_spare_cores_).bytes);
+      will_wait ||
+      (collecting_.load() && queue_.fresh_bytes() < GatheringOn(has_spare_cores_).bytes);
   if (!will_be_seen) bell().Ring(/*urgent=*/true);
   return Status::Ok();
 }

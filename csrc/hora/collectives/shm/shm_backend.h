@@ -23,8 +23,8 @@ class ShmBackend final : public CollectiveBackend {
 
   std::string_view name() const override { return "shm"; }
   bool Supports(const OpParams& params) const override;
-  // Takes chunk_bytes and small_allreduce_bytes; before the first call they are the default chunk and
-  // kDefaultSmallBytes.
+  // Takes chunk_bytes and small_allreduce_bytes; before the first call they are the default chunk
+  // and kDefaultSmallBytes.
   void Retune(const Tuning& tuning) override;
   Status Execute(CollectiveCall& call) override;
 
