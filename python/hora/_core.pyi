@@ -171,7 +171,7 @@ def pending() -> list[tuple[int, str, str, float]]:
     """Operations of this rank that are not done: process set, kind, name, age in seconds."""
 
 def tuning() -> dict[str, int]:
-    """What is in force: fusion_threshold_bytes, chunk_bytes, small_allreduce_bytes, urgent_bytes."""
+    """In force now: fusion_threshold_bytes, chunk_bytes, small_allreduce_bytes, urgent_bytes."""
 
 def set_log_level(level: str) -> None:
     """One of trace, debug, info, warning, error, off; from now on, on this rank."""
