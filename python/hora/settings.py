@@ -20,11 +20,7 @@ Reader = Callable[[str], str]
 LOG_LEVELS = ("trace", "debug", "info", "warning", "error", "off")
 LONGEST_WARNING_S = 86400
 LONGEST_ABORT_S = 604800
-# The stall check cannot be turned off, but it can be put off for longer than any job lasts.
-NEVER_STALLED = {
-    "HORA_STALL_WARNING_SECONDS": str(LONGEST_WARNING_S),
-    "HORA_STALL_ABORT_SECONDS": str(LONGEST_ABORT_S),
-}
+NEVER_STALLED = {"HORA_STALL_WARNING_SECONDS": "0", "HORA_STALL_ABORT_SECONDS": "0"}
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
@@ -62,6 +58,19 @@ def seconds(high: float, low: float = 0.01) -> Reader:
     return number(low, high, "a number of seconds")
 
 
+def seconds_or_never(high: float) -> Reader:
+    """Seconds, where 0 means never."""
+
+    def read(word: str) -> str:
+        try:
+            never = float(word) == 0
+        except ValueError:
+            never = False
+        return "0" if never else seconds(high)(word)
+
+    return read
+
+
 def stall_warning(word: str) -> str:
     """Horovod's seconds until a warning; 0 means at once."""
     return f"{max(0.01, float(seconds(LONGEST_WARNING_S, 0)(word))):.12g}"
@@ -70,7 +79,7 @@ def stall_warning(word: str) -> str:
 def stall_abort(word: str) -> str:
     """Horovod's seconds until a stalled job is ended; 0 means never."""
     value = seconds(LONGEST_ABORT_S, 0)(word)
-    return str(LONGEST_ABORT_S) if float(value) == 0 else f"{max(0.01, float(value)):.12g}"
+    return "0" if float(value) == 0 else f"{max(0.01, float(value)):.12g}"
 
 
 def switch(word: str) -> str:

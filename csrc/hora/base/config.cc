@@ -15,10 +15,21 @@ class Reader {
  public:
   explicit Reader(const Config::Lookup& lookup) : lookup_(lookup) {}
 
-  void Seconds(const char* name, Duration& into, double low, double high) {
-    Number<double>(name, "a number of seconds", low, high, [&](double seconds) {
+  // 0: never.
+  void SecondsOrNever(const char* name, Duration& into, double low, double high) {
+    if (lookup_(name) == "0") {
+      into = kNever;
+    } else {
+      Seconds(name, into, low, high, " (0: never)");
+    }
+  }
+
+  void Seconds(const char* name, Duration& into, double low, double high,
+               const char* or_else = "") {
+    const auto store = [&](double seconds) {
       into = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-    });
+    };
+    Number<double>(name, "a number of seconds", low, high, store, or_else);
   }
 
   template <class Int>
@@ -42,15 +53,16 @@ class Reader {
 
  private:
   template <class Value, class Store>
-  void Number(const char* name, std::string_view kind, Value low, Value high, Store store) {
+  void Number(const char* name, std::string_view kind, Value low, Value high, Store store,
+              const char* or_else = "") {
     const auto text = lookup_(name);
     if (!text) return;
     Value value{};
     const char* end = text->data() + text->size();
     const auto [stop, error] = std::from_chars(text->data(), end, value);
     if (error != std::errc{} || stop != end || !(value >= low && value <= high)) {
-      Reject(Error(StatusCode::kInvalidArgument, "{}='{}' is not {} between {} and {}", name, *text,
-                   kind, low, high));
+      Reject(Error(StatusCode::kInvalidArgument, "{}='{}' is not {} between {} and {}{}", name,
+                   *text, kind, low, high, or_else));
       return;
     }
     store(value);
@@ -69,8 +81,8 @@ class Reader {
 Result<Config> Config::From(const Lookup& lookup) {
   Config config;
   Reader read(lookup);
-  read.Seconds("HORA_STALL_WARNING_SECONDS", config.stall_warning, 0.01, 86400);
-  read.Seconds("HORA_STALL_ABORT_SECONDS", config.stall_abort, 0.01, 604800);
+  read.SecondsOrNever("HORA_STALL_WARNING_SECONDS", config.stall_warning, 0.01, 86400);
+  read.SecondsOrNever("HORA_STALL_ABORT_SECONDS", config.stall_abort, 0.01, 604800);
   read.Seconds("HORA_START_TIMEOUT_SECONDS", config.start_timeout, 0.01, 86400);
   read.Integer("HORA_FUSION_THRESHOLD_BYTES", config.data_plane.fusion_threshold_bytes, 0,
                1LL << 40);

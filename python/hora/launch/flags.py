@@ -14,12 +14,15 @@ from typing import Any
 
 from hora.errors import UsageError
 from hora.settings import (
+    LONGEST_ABORT_S,
+    LONGEST_WARNING_S,
     NEVER_STALLED,
     Reader,
     log_level,
     number,
     output_file,
     seconds,
+    seconds_or_never,
     stall_abort,
     stall_warning,
     whole,
@@ -62,10 +65,10 @@ class Unused:
 TIMES = (
     Setting(("--start-timeout",), "HORA_START_TIMEOUT_SECONDS", seconds(86400),
             "give up when the ranks do not all meet", "S"),
-    Setting(("--stall-warning",), "HORA_STALL_WARNING_SECONDS", seconds(86400),
-            "warn of a tensor some rank never submits", "S"),
-    Setting(("--stall-abort",), "HORA_STALL_ABORT_SECONDS", seconds(604800),
-            "give up on such a tensor", "S"),
+    Setting(("--stall-warning",), "HORA_STALL_WARNING_SECONDS", seconds_or_never(LONGEST_WARNING_S),
+            "warn of a tensor some rank never submits; 0: never", "S"),
+    Setting(("--stall-abort",), "HORA_STALL_ABORT_SECONDS", seconds_or_never(LONGEST_ABORT_S),
+            "give up on such a tensor; 0: never", "S"),
 )  # fmt: skip
 DIAGNOSIS = (
     Setting(("--log-level",), "HORA_LOG_LEVEL", log_level,

@@ -74,8 +74,10 @@ TEST(Config, ReadsHowToAutotune) {
 TEST(Config, NamesVariableValueAndRangeOfWhatItRejects) {
   EXPECT_EQ(ErrorOf({{"HORA_TREE_FAN_OUT", "1"}}),
             "HORA_TREE_FAN_OUT='1' is not an integer between 2 and 1024");
-  EXPECT_EQ(ErrorOf({{"HORA_STALL_ABORT_SECONDS", "soon"}}),
-            "HORA_STALL_ABORT_SECONDS='soon' is not a number of seconds between 0.01 and 604800");
+  EXPECT_EQ(
+      ErrorOf({{"HORA_STALL_ABORT_SECONDS", "soon"}}),
+      "HORA_STALL_ABORT_SECONDS='soon' is not a number of seconds between 0.01 and 604800 (0: "
+      "never)");
   EXPECT_EQ(ErrorOf({{"HORA_LOG_LEVEL", "loud"}}),
             "HORA_LOG_LEVEL='loud' is not one of trace, debug, info, warning, error, off");
 }
@@ -84,9 +86,18 @@ TEST(Config, RejectsNumbersThatAreNone) {
   for (const char* value : {"", " 4", "4 ", "4x", "0x10", "3.5", "99999999999999999999", "-2"}) {
     EXPECT_NE(ErrorOf({{"HORA_TREE_FAN_OUT", value}}), "") << "'" << value << "'";
   }
-  for (const char* value : {"nan", "inf", "-1", "0", "1e999"}) {
+  for (const char* value : {"nan", "inf", "-1", "0.001", "1e999"}) {
     EXPECT_NE(ErrorOf({{"HORA_STALL_WARNING_SECONDS", value}}), "") << "'" << value << "'";
   }
+}
+
+TEST(Config, StallsMayBeNoConcern) {
+  const Result<Config> config =
+      ConfigOf({{"HORA_STALL_WARNING_SECONDS", "0"}, {"HORA_STALL_ABORT_SECONDS", "0"}});
+  ASSERT_TRUE(config);
+  EXPECT_EQ(config->stall_warning, kNever);
+  EXPECT_EQ(config->stall_abort, kNever);
+  EXPECT_NE(ErrorOf({{"HORA_START_TIMEOUT_SECONDS", "0"}}), "");
 }
 
 TEST(Config, WindowsAreWholePages) {

@@ -68,7 +68,7 @@ def test_flags_with_a_value(flag):
         (["--timeline-mark-cycles"], {"HORA_TIMELINE_MARK_CYCLES": "1"}),
         (["--stall-check-warning-time-seconds", "30"], {"HORA_STALL_WARNING_SECONDS": "30"}),
         (["--stall-check-shutdown-time-seconds", "90"], {"HORA_STALL_ABORT_SECONDS": "90"}),
-        (["--stall-check-shutdown-time-seconds", "0"], {"HORA_STALL_ABORT_SECONDS": "604800"}),
+        (["--stall-check-shutdown-time-seconds", "0"], {"HORA_STALL_ABORT_SECONDS": "0"}),
         (["--no-stall-check", "--stall-warning", "5"], NEVER_STALLED),
         (["--no-stall-check", "--stall-check"], {}),
         (["--log-level", "FATAL"], {"HORA_LOG_LEVEL": "off"}),
