@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -68,7 +69,14 @@ Status Timeline::Start(const std::string& path, bool mark_cycles) {
   file_ = std::make_unique<File>(path, descriptor,
                                  TimelineFormat(rank_, mark_cycles, AnchorNow(clock_)));
   queue_.Open();
-  writer_ = std::thread([this] { Write(*file_); });
+  try {
+    writer_ = std::thread([this] { Write(*file_); });
+  } catch (const std::system_error& failure) {  // nobody writes: there is no file, either
+    queue_.Close();
+    file_ = nullptr;
+    return Error(StatusCode::kResource, "the timeline '{}' has no thread to write it: {}", path,
+                 failure.what());
+  }
   on_.store(true, std::memory_order_relaxed);
   return completed;
 }

@@ -1,6 +1,7 @@
 #include "hora/observe/timeline.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -75,6 +76,26 @@ TEST_F(TimelineFile, RecordsNothingWhileItIsOff) {
   EXPECT_NE(text.find("during"), text.npos);
   EXPECT_EQ(text.find("after"), text.npos);
   EXPECT_EQ(text.find("CYCLE_START"), text.npos);
+}
+
+TEST_F(TimelineFile, WithoutAThreadThereIsNoFile) {
+  pthread_attr_t usual, impossible;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&impossible), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&impossible, std::size_t{1} << 46), 0);
+  Timeline timeline(0);
+  ASSERT_EQ(pthread_setattr_default_np(&impossible), 0);
+  const Status status = timeline.Start(path_, false);
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  EXPECT_EQ(status.code(), StatusCode::kResource);
+  EXPECT_NE(status.message().find("has no thread to write it"), std::string::npos)
+      << status.message();
+  EXPECT_FALSE(timeline.on());
+  EXPECT_EQ(timeline.Stop().code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(timeline.Start(path_, false).ok());
+  RunOne(timeline, {.name = "later"});
+  EXPECT_TRUE(timeline.Stop().ok());
+  EXPECT_NE(Read(path_).find("later"), std::string::npos);
 }
 
 TEST_F(TimelineFile, RefusesWhatCannotBe) {
