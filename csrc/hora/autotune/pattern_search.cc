@@ -51,9 +51,10 @@ std::size_t Losses(const std::vector<double>& ours, const std::vector<double>& t
 
 }  // namespace
 
-PatternSearch::PatternSearch(const Tuning& start, std::uint64_t window_bytes, int max_samples)
+PatternSearch::PatternSearch(const Tuning& start, std::uint64_t window_bytes,
+                             std::uint64_t least_chunk_bytes, int max_samples)
     : start_(start),
-      grid_{Grid(16 * kKiB, window_bytes, start.chunk_bytes),
+      grid_{Grid(std::min(least_chunk_bytes, window_bytes), window_bytes, start.chunk_bytes),
             Grid(1 * kKiB, 64 * kKiB, start.small_allreduce_bytes),
             Grid(1 * kMiB, 256 * kMiB, start.fusion_threshold_bytes),
             Grid(4 * kKiB, 1 * kMiB, start.urgent_bytes)},

@@ -25,8 +25,10 @@ class PatternSearch {
  public:
   enum class Phase : std::uint8_t { kStart, kScreen, kDuel, kCheck, kSettled };
 
-  // Uses at most `max_samples` scores.
-  PatternSearch(const Tuning& start, std::uint64_t window_bytes, int max_samples);
+  // Uses at most `max_samples` scores. Chunks are tried from `least_chunk_bytes` to `window_bytes`;
+  // a start outside of that is left, and returned to only if nothing else is better.
+  PatternSearch(const Tuning& start, std::uint64_t window_bytes, std::uint64_t least_chunk_bytes,
+                int max_samples);
 
   const Tuning& next() const { return next_; }  // to measure; when settled, the best
   Phase phase() const { return phase_; }        // what the measurement is for

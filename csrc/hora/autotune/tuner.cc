@@ -39,7 +39,7 @@ const char* Name(PatternSearch::Phase phase) {
 Tuner::Tuner(TunerOptions options)
     : options_(options),
       search_(WithWholeWindows(options.start, options.window_bytes), options.window_bytes,
-              options.max_samples),
+              options.least_chunk_bytes, options.max_samples),
       current_(search_.best()),
       warmup_left_(options.warmup_samples),
       log_(

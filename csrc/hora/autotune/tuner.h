@@ -15,7 +15,8 @@ namespace hora {
 
 struct TunerOptions {
   Tuning start;
-  std::uint64_t window_bytes = 0;  // the largest chunk
+  std::uint64_t window_bytes = 0;           // the largest chunk
+  std::uint64_t least_chunk_bytes = 16384;  // the smallest one to try
   int warmup_samples = 3;
   int steps_per_sample = 10;
   int max_samples = 60;
@@ -27,6 +28,9 @@ struct TunerOptions {
 // A sample's score is how fast bytes moved in the time in which operations were executed, relative
 // to the mean speed of all steps of about the same size (by powers of two): large steps are faster
 // than small ones whatever the tuning, and no two samples have the same mix of them.
+//
+// A chunk costs a meeting of all ranks, and more so when they share cores: the caller bounds what
+// is tried, for a sample with chunks that are far too small would hold up the job.
 //
 // Pure: holds no thread, clock or file; one thread at a time. Only the root of the global set has
 // one; what it decides reaches all ranks in the stream of decisions.

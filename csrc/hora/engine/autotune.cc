@@ -9,12 +9,23 @@
 
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
+#include "hora/base/wait.h"
 
 namespace hora {
+namespace {
 
-Autotune::Autotune(const Config& config, const Tunables& tunables)
+// Every chunk takes a meeting of all ranks, which costs microseconds each when they share cores.
+std::uint64_t LeastChunkBytes(int ranks, int cores) {
+  constexpr std::uint64_t kLeast = 16u << 10;
+  return ranks <= cores ? kLeast : kLeast * static_cast<std::uint64_t>(ranks);
+}
+
+}  // namespace
+
+Autotune::Autotune(const Config& config, const Tunables& tunables, int ranks)
     : tuner_({.start = tunables.tuning,
               .window_bytes = tunables.window_bytes,
+              .least_chunk_bytes = LeastChunkBytes(ranks, UsableCores()),
               .warmup_samples = config.autotune.warmup_samples,
               .steps_per_sample = config.autotune.steps_per_sample,
               .max_samples = config.autotune.max_samples}),

@@ -17,7 +17,8 @@ namespace hora {
 // context only. A log that cannot be written is warned about once; the search goes on.
 class Autotune {
  public:
-  Autotune(const Config& config, const Tunables& tunables);
+  // `ranks`: of the job, on this host.
+  Autotune(const Config& config, const Tunables& tunables, int ranks);
   ~Autotune();
   Autotune(const Autotune&) = delete;
   Autotune& operator=(const Autotune&) = delete;

@@ -42,7 +42,7 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
       next_offset_(
           Board::BytesFor({.size = board_->size(), .window_bytes = board_->window_bytes()})) {
   if (config.autotune.enabled && topology.rank == 0) {
-    autotune_ = std::make_unique<Autotune>(config, tunables_);
+    autotune_ = std::make_unique<Autotune>(config, tunables_, topology.size);
   }
   global_ = MakeSet(0, {}, topology.rank, board_);
   const std::lock_guard lock(sets_mutex_);

@@ -43,6 +43,21 @@ TEST(Tuner, ClimbsTheHillWithoutNoise) {
   EXPECT_EQ(job.last(), tuner.best());
 }
 
+TEST(Tuner, TriesNoSmallerChunksThanItMay) {
+  TunerOptions options = Options();
+  options.least_chunk_bytes = 64 * kKiB;
+  Tuner tuner(options);
+  std::uint64_t smallest = kStart.chunk_bytes;
+  const auto watched = [&](const Tuning& tuning) {
+    smallest = std::min(smallest, tuning.chunk_bytes);
+    return Hill(tuning);
+  };
+  NoisyJob job(watched, 0.0, 1);
+  ASSERT_TRUE(job.Run(tuner, kStart, kManySteps));
+  EXPECT_EQ(smallest, 64 * kKiB);
+  EXPECT_EQ(tuner.best().chunk_bytes, 64 * kKiB);
+}
+
 TEST(Tuner, ClimbsMostOfTheHillThroughNoise) {
   int good = 0;
   for (unsigned seed = 0; seed < 100; ++seed) {
