@@ -14,7 +14,7 @@ from hora.errors import HoraError
 if TYPE_CHECKING:
     from hora._core import Handle
 
-__all__ = ["NameRing", "NameRings", "ReduceOp", "forget_names"]
+__all__ = ["NameRing", "NameRings", "Numbers", "ReduceOp", "forget_names", "forget_numbers"]
 
 
 class ReduceOp(enum.IntEnum):
@@ -109,6 +109,36 @@ class NameRings(dict[int, NameRing]):
 
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
+
+
+class Numbers:
+    """Numbers objects (optimizers, …) in the order in which each rank makes them: 0, 1, ….
+
+    Each process set counts for itself, and all count anew when the process has left its group: in
+    the next one, ranks that are new count from 0.
+    """
+
+    _all: ClassVar[weakref.WeakSet[Numbers]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._following: dict[int, int] = {}
+        Numbers._all.add(self)
+
+    def next(self, process_set: int = 0) -> int:
+        """Returns the next number of the process set."""
+        number = self._following.get(process_set, 0)
+        self._following[process_set] = number + 1
+        return number
+
+    def forget(self) -> None:
+        """Starts from 0 again."""
+        self._following.clear()
+
+
+def forget_numbers() -> None:
+    """Lets all ``Numbers`` start from 0 again."""
+    for numbers in Numbers._all:
+        numbers.forget()
 
 
 def forget_names(process_set: int | None = None) -> None:

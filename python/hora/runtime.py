@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from hora import bootstrap
 from hora.errors import HoraError, PeerFailedError, ShutDownError, UsageError
-from hora.ops import forget_names
+from hora.ops import forget_names, forget_numbers
 from hora.settings import marks_cycles, timeline_path
 
 try:
@@ -126,6 +126,8 @@ def _check_comm(comm: Iterable[int] | Any, size: int) -> None:
 
 
 def _leave_group() -> None:
+    if _core.is_initialized():
+        forget_numbers()
     _core.shutdown()
     forget_process_sets()
 

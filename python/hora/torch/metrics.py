@@ -6,12 +6,12 @@ gradients are averaged by ``DistributedOptimizer``, and by nothing else.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
 
 from hora.errors import UsageError
+from hora.ops import Numbers
 from hora.process_sets import ProcessSet, global_process_set
 from hora.torch.handle import Handle
 from hora.torch.operations import Average, Sum, allreduce_, allreduce_async_, chosen_op
@@ -20,8 +20,8 @@ __all__ = ["DistributedLossReducer", "Metric", "MetricAverager"]
 
 # They number the objects of this process in the order in which the script makes them, the same on
 # all ranks.
-_reducers = itertools.count()
-_averagers = itertools.count()
+_reducers = Numbers()
+_averagers = Numbers()
 
 
 class DistributedLossReducer:
@@ -62,7 +62,7 @@ class DistributedLossReducer:
         self._every = every
         self._async = async_
         self._process_set = process_set
-        self._name = f"DistributedLossReducer.{next(_reducers)}"
+        self._name = f"DistributedLossReducer.{_reducers.next()}"
         self._until_next = 1
         self._sum, self._count = 0.0, 0
         self._under_way: Handle | None = None
@@ -128,7 +128,7 @@ class MetricAverager:
         if len(set(names)) != len(names) or "count" in names:
             raise UsageError(f"names are all different and none is 'count', unlike {names}")
         self._process_set = process_set
-        self._name = f"MetricAverager.{next(_averagers)}"
+        self._name = f"MetricAverager.{_averagers.next()}"
         self._sums = dict.fromkeys(names, 0.0)
         self._counts = dict.fromkeys(names, 0.0)
 

@@ -7,17 +7,17 @@ different sizes are exact and large means lose no digits. The backward pass is o
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_dynamo_compiling
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from hora.errors import UsageError
-from hora.ops import ReduceOp
+from hora.ops import Numbers, ReduceOp
 from hora.process_sets import ProcessSet, global_process_set, place_in
 from hora.torch.exchanges import allgather
 from hora.torch.operations import allreduce_
@@ -25,7 +25,7 @@ from hora.torch.operations import allreduce_
 __all__ = ["SyncBatchNorm", "convert_sync_batchnorm"]
 
 # Numbers the instances in the order of their first forward pass, the same on all ranks.
-_numbers = itertools.count()
+_numbers = Numbers()
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -67,9 +67,12 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         if self._name is None:
-            self._name = f"SyncBatchNorm.{next(_numbers)}"
+            self._name = f"SyncBatchNorm.{_numbers.next()}"
+        normalise = normalised
+        if is_dynamo_compiling():
+            from hora.torch.uncompiled import normalised as normalise
         result: torch.Tensor
-        result, mean, variance, count = _normalised(
+        result, mean, variance, count = normalise(
             input, self.weight, self.bias, self.eps, self._name, self.process_set
         )
         if self.track_running_stats:
@@ -87,8 +90,8 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _normalised(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def normalised(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """The arguments of ``_Normalise``; the output, the channels' mean and variance, the count."""
     return cast(
         tuple[torch.Tensor, torch.Tensor, torch.Tensor, int],
         _Normalise.apply(*arguments),  # type: ignore[no-untyped-call]

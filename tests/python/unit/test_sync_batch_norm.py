@@ -148,3 +148,15 @@ def test_convert(hvd):
     assert hvd.convert_sync_batchnorm(torch.nn.BatchNorm1d(2), pair).process_set is pair
     with pytest.raises(UsageError, match="lazy"):
         hvd.convert_sync_batchnorm(torch.nn.LazyBatchNorm1d())
+
+
+def test_in_a_compiled_module(hvd):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), hvd.SyncBatchNorm(3))
+    compiled = torch.compile(copy.deepcopy(module), backend="eager")
+    input = torch.randn(6, 4)
+    for one in (module, compiled):
+        one(input).square().sum().backward()
+    torch.testing.assert_close(compiled(input), module(input))
+    for ours, theirs in zip(compiled.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -93,3 +94,21 @@ def test_constants_are_the_engines(hvd):
 
     for op in (hvd.Average, hvd.Sum, hvd.Min, hvd.Max, hvd.Product):
         assert int(op) == getattr(fake_core, op.name)
+
+
+def test_importing_hora_leaves_the_compiler_alone():
+    # PyTorch's takes most of a second to import.
+    script = "import sys, torch, hora.torch; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_numbers_of_objects_start_anew_in_another_group(hvd):
+    def names():
+        return [hvd.MetricAverager("loss")._name, hvd.DistributedLossReducer()._name]
+
+    first, second = names(), names()
+    assert first != second
+    hvd.shutdown()
+    assert names() == first
+    hvd.init()  # what was made in between keeps its number
+    assert names() == second
