@@ -73,6 +73,7 @@ function(hora_torch_module name folder)
   endforeach()
   # By its name alone, which is the same in every version, the loader finds the one in the process.
   target_link_libraries(${name} PRIVATE "${torch}/lib/libtorch_cpu.so")
-  target_link_options(${name} PRIVATE LINKER:--exclude-libs,ALL LINKER:--allow-shlib-undefined)
+  target_link_options(${name} PRIVATE LINKER:--exclude-libs,ALL LINKER:--allow-shlib-undefined
+                                            LINKER:-z,defs)
   install(TARGETS ${name} LIBRARY DESTINATION hora COMPONENT python)
 endfunction()

@@ -32,12 +32,19 @@ def _load() -> str | None:
     try:
         torch.ops.load_library(str(_LIBRARY))  # type: ignore[no-untyped-call]
         connect = ctypes.CDLL(str(_LIBRARY)).hora_connect_torch_ops
-    except OSError as error:  # symbols that this PyTorch does not have
-        return f"built for PyTorch 2.10 and newer, and this is {torch.__version__}: {error}"
+    except (OSError, AttributeError) as error:
+        return f"{_LIBRARY} cannot be loaded into PyTorch {torch.__version__}: {_reason(error)}"
     connect.restype, connect.argtypes = ctypes.c_bool, [ctypes.c_void_p]
     if not connect(_core.torch_ops_api()):
         return f"{_LIBRARY} is from another build; install hora again"
     return None
+
+
+def _reason(error: Exception) -> str:
+    """What the loader says, and what is to be done about it."""
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10):
+        return f"it needs PyTorch 2.10 or newer ({error})"
+    return f"{error}; install hora again, beside this PyTorch"
 
 
 def _name_of_gradient(name: str) -> str:
