@@ -28,9 +28,9 @@ class Timeline final : public Observer {
   Timeline& operator=(const Timeline&) = delete;
 
   // One that is being written is completed first, as by Stop. kResource when a file cannot be
-  // written, or no thread can be started that writes it. Timestamps are microseconds since the epoch
-  // of the wall clock, so that the files of several ranks can be merged. `mark_cycles`: with an
-  // instant for every agreement. Overwrites `path`.
+  // written, or when no thread can be started that writes it. Timestamps are microseconds since the
+  // epoch of the wall clock, so that the files of several ranks can be merged. `mark_cycles`: with
+  // an instant for every agreement. Overwrites `path`.
   Status Start(const std::string& path, bool mark_cycles);
   // Blocks until the file is complete. kInvalidArgument when none is being written, kResource when
   // something could not be written.
