@@ -28,9 +28,9 @@ void Metrics::OnComplete(const OpLabel&, const Status& status) {
 }
 
 std::vector<std::pair<std::string_view, std::uint64_t>> Metrics::Values() const {
-  return {{"submitted", submitted_},    {"submitted_bytes", submitted_bytes_},
-          {"agreed", agreed_},          {"completed", completed_},
-          {"failed", failed_},          {"batches", batches_},
+  return {{"submitted", submitted_},     {"submitted_bytes", submitted_bytes_},
+          {"agreed", agreed_},           {"completed", completed_},
+          {"failed", failed_},           {"batches", batches_},
           {"batch_bytes", batch_bytes_}, {"in_place_bytes", in_place_bytes_}};
 }
 
