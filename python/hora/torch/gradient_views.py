@@ -34,8 +34,10 @@ def place_gradients(
             offsets.append(_aligned(offsets[-1] + slot.parameter.numel(), dtype))
         memory = symmetric_empty(offsets[-1], dtype=dtype, process_set=process_set)
         for slot, offset in zip(alike, offsets, strict=False):  # the last offset is the end
-            shape = slot.parameter.shape
-            placed.append((slot, memory[offset : offset + shape.numel()].view(shape)))
+            # Not memory[…]: slices of a tensor share a version, and each gradient needs its own.
+            own = torch.empty(0, dtype=dtype)
+            own.set_(memory.untyped_storage(), offset, slot.parameter.shape)
+            placed.append((slot, own))
     return placed
 
 

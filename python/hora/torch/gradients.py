@@ -52,6 +52,7 @@ class GradientReducer:
         terms: Terms,
         forms: GradientForms,
         passes: int,
+        *,
         active: bool = True,
         overlaps: bool | None = None,
         place: Placing | None = None,

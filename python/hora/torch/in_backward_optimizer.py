@@ -46,8 +46,8 @@ class InBackwardOptimizer(DistributedOptimizer):
         self._options_before: list[dict[str, Any]] | None = None
         super()._build(names, settings)
 
-    def _make_reducer(self, *arguments: Any) -> GradientReducer:
-        return BucketReducer(self._step_on, *arguments)
+    def _make_reducer(self, *arguments: Any, **options: Any) -> GradientReducer:
+        return BucketReducer(self._step_on, *arguments, **options)
 
     def _group(self, settings: OptimizerSettings) -> None:
         self._reducer.group(_buckets(parameters_of(self._inner)))
@@ -58,7 +58,7 @@ class InBackwardOptimizer(DistributedOptimizer):
         super().add_param_group(param_group)
         self._reducer.group([range(before, len(parameters_of(self._inner)))])
 
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Steps on the parameters that the backward pass has left; the others are done."""
         if closure is not None:
             self._refuse("step(closure)")
@@ -119,8 +119,10 @@ class BucketReducer(GradientReducer):
     the next; so a rank that waits in a hook waits for ranks that can go on.
     """
 
-    def __init__(self, use: Callable[[list[torch.Tensor]], None], *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, use: Callable[[list[torch.Tensor]], None], *arguments: Any, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
         self._use = use
         self._complete: set[int] = set()  # groups that have all their gradients, by number
         self._next = 0  # the first group that has not been submitted

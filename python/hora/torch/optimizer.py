@@ -149,9 +149,9 @@ class DistributedOptimizer(WrappedOptimizer):
             terms,
             self._forms,
             checked_passes(settings.passes),
-            self._is_member and self._reduces_gradients,
-            settings.overlap,
-            partial(place_gradients, process_set=members) if settings.views else None,
+            active=self._is_member and self._reduces_gradients,
+            overlaps=settings.overlap,
+            place=partial(place_gradients, process_set=members) if settings.views else None,
         )
         # A rank that never looks up a row has no gradient that would tell that it is sparse.
         sparse_dim = int(isinstance(self._inner, torch.optim.SparseAdam))
@@ -160,8 +160,8 @@ class DistributedOptimizer(WrappedOptimizer):
         self._group(settings)
         self._reducer.watch()
 
-    def _make_reducer(self, *arguments: Any) -> GradientReducer:
-        return GradientReducer(*arguments)
+    def _make_reducer(self, *arguments: Any, **options: Any) -> GradientReducer:
+        return GradientReducer(*arguments, **options)
 
     def _group(self, settings: OptimizerSettings) -> None:
         self._reducer.group(settings.groups)
