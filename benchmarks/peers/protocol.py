@@ -14,7 +14,7 @@ class ProtocolError(ValueError):
 
 def parse_bytes(text: str) -> int:
     """``64M`` → 67108864. Raises ``ValueError``."""
-    match = re.fullmatch(r"(\d+)([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+)\s*([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise ValueError(f"{text!r} is no size: write 4, 64K, 1M or 2G")
     return int(match[1]) * UNITS.get(match[2].upper(), 1)

@@ -39,7 +39,7 @@ TOGETHER = {
     "others": sections.others,
 }
 ALONE = ("idle", "startup", "training", "negotiation")
-ONLY_TWO_RANKS = {"dtypes", "bursts"}
+ONLY_TWO_RANKS = {"dtypes", "bursts", "others"}
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -147,7 +147,9 @@ def publish(records: list[dict[str, Any]], args: argparse.Namespace, console: Co
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that peers are ended, too
+    # Both end the peers, too; a shell's background jobs begin with SIGINT ignored.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console(stderr=True)
     installed = Installation(args.installation)
     wanted = [name for name in WHEELS if args.peers is None or name in args.peers]

@@ -10,9 +10,11 @@ By turns, on the same ranks in one run, so that a noisy machine is noisy for all
     views     DistributedOptimizer(gradient_as_bucket_view=True)
     gloo      DistributedDataParallel on torch.distributed's gloo
 
-Every process computes the same local batch in all of them. Times are those of rank 0: the median
-over turns of a turn's time per step. ``added`` is what a step costs beyond ``alone``, ``beside``
-what it costs beyond ``apart``, ``ddp`` how many times as long DDP takes.
+Every process computes the same local batch in all of them. Times are the median over turns of rank
+0's mean time per step in a turn. ``lockstep`` is made of ``apart``: each step counted with the time
+of its slowest rank, which is what ranks that wait for each other pay when communication is free.
+``added`` is what a step costs beyond ``alone``, ``beside`` beyond ``apart``, ``beyond`` beyond
+``lockstep``; ``ddp``: how many times as long DDP takes.
 """
 
 from __future__ import annotations
@@ -41,9 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("-np", "--num-proc", type=int, default=2, help="ranks (%(default)s)")
     parser.add_argument("--model", choices=WORKLOADS, default="digits", help="(%(default)s)")
-    parser.add_argument(
-        "--modes", default=",".join(MODES), help="those to compare (%(default)s)"
-    )
+    parser.add_argument("--modes", default=",".join(MODES), help="those to compare (%(default)s)")
     parser.add_argument("--turns", type=int, default=12, help="of each mode (%(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=0.3, help="of one turn, roughly (%(default)s)"
@@ -57,9 +57,7 @@ def plain_step(workload: Workload) -> Step:
     return training_step(workload, workload.model, workload.make_optimizer(workload.model))
 
 
-def training_step(
-    workload: Workload, model: Any, optimizer: torch.optim.Optimizer
-) -> Step:
+def training_step(workload: Workload, model: Any, optimizer: torch.optim.Optimizer) -> Step:
     def step() -> None:
         optimizer.zero_grad()
         workload.loss_of(model).backward()
@@ -100,44 +98,58 @@ def steps_by_mode(make: Callable[[], Workload], modes: list[str]) -> dict[str, S
     return {mode: makers[mode]() for mode in modes}
 
 
-def timed(step: Step, steps: int) -> float:
-    """Seconds per step."""
-    begin = time.perf_counter()
+def step_times(step: Step, steps: int) -> torch.Tensor:
+    """Seconds of each step."""
+    marks = [time.perf_counter()]
     for _ in range(steps):
         step()
-    return (time.perf_counter() - begin) / steps
+        marks.append(time.perf_counter())
+    return torch.tensor(marks, dtype=torch.float64).diff()
 
 
 def measure(steps_of: dict[str, Step], turns: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds per step of this rank, for each turn of each mode."""
+    """Seconds per step of rank 0, for each turn of each mode."""
     import hora.torch as hvd
 
     count = {}
     for mode, step in steps_of.items():  # warms up, and agrees on the number of steps
-        timed(step, 10)
-        longest = hvd.allreduce(torch.tensor(timed(step, 10)), op=hvd.Max).item()
+        step_times(step, 10)
+        longest = hvd.allreduce(step_times(step, 10).mean(), op=hvd.Max).item()
         count[mode] = max(3, int(seconds / longest))
-    times: dict[str, list[float]] = {mode: [] for mode in steps_of}
+    means: dict[str, list[float]] = {mode: [] for mode in steps_of}
+    means["lockstep"] = []
     for _ in range(turns):
         for mode, step in steps_of.items():
             hvd.barrier()
-            if mode != "alone" or hvd.rank() == 0:
-                times[mode].append(timed(step, count[mode]))
-    return times
+            if mode == "alone" and hvd.rank() != 0:
+                continue
+            times = step_times(step, count[mode])
+            means[mode].append(times.mean().item())
+            if mode == "apart":
+                means["lockstep"].append(hvd.allreduce(times, op=hvd.Max).mean().item())
+    return means
 
 
 def print_table(workload: Workload, ranks: int, median: dict[str, float]) -> None:
     tensors = len(list(workload.model.parameters()))
     print(f"# {ranks} ranks, {tensors} gradients, {workload.gradient_bytes} bytes")
-    print(f"{'mode':>8} {'us/step':>10} {'added':>8} {'beside':>8} {'ddp':>6}")
+    print(f"{'mode':>8} {'us/step':>10} {'added':>8} {'beside':>8} {'beyond':>8} {'ddp':>6}")
     for mode, seconds in median.items():
         columns = [f"{mode:>8} {seconds * 1e6:>10.1f}"]
-        for base, width in (("alone", 8), ("apart", 8)):
-            known = base in median
-            text = f"{100 * (seconds / median[base] - 1):+.1f}%" if known else ""
-            columns.append(f"{text:>{width}}")
+        for base in ("alone", "apart", "lockstep"):
+            text = f"{100 * (seconds / median[base] - 1):+.1f}%" if base in median else ""
+            columns.append(f"{text:>8}")
         columns.append(f"{median['gloo'] / seconds:>6.2f}" if "gloo" in median else "")
         print(*columns, flush=True)
+
+
+def records(args: argparse.Namespace, ranks: int, median: dict[str, float]) -> list[str]:
+    """One line of JSON for each mode."""
+    equal = {"benchmark": "train_step", "model": args.model, "ranks": ranks}
+    return [
+        json.dumps(equal | {"mode": mode, "time_us": seconds * 1e6}, sort_keys=True)
+        for mode, seconds in median.items()
+    ]
 
 
 def work(args: argparse.Namespace) -> None:
@@ -147,23 +159,13 @@ def work(args: argparse.Namespace) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     hvd.init()
     steps_of = steps_by_mode(WORKLOADS[args.model], args.modes.split(","))
-    times = measure(steps_of, args.turns, args.seconds)
+    means = measure(steps_of, args.turns, args.seconds)
     if hvd.rank() == 0:
-        workload = WORKLOADS[args.model]()
-        median = {mode: statistics.median(of_mode) for mode, of_mode in times.items()}
-        print_table(workload, hvd.size(), median)
+        median = {mode: statistics.median(times) for mode, times in means.items() if times}
+        print_table(WORKLOADS[args.model](), hvd.size(), median)
         if args.output:
             with args.output.open("a") as out:
-                for mode, seconds in median.items():
-                    record = {
-                        "benchmark": "train_step",
-                        "model": args.model,
-                        "mode": mode,
-                        "ranks": hvd.size(),
-                        "bytes": workload.gradient_bytes,
-                        "time_us": seconds * 1e6,
-                    }
-                    out.write(json.dumps(record, sort_keys=True) + "\n")
+                out.writelines(f"{line}\n" for line in records(args, hvd.size(), median))
     hvd.shutdown()
 
 

@@ -1,135 +1,141 @@
-"""``hora bench``: measurements. ``hora bench plot`` draws the log of the autotuner."""
+"""``hora bench``: collectives on this machine, in the columns of nccl-tests."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import importlib
+import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-__all__ = ["Sample", "main", "plot", "read_log"]
+from hora.cli import bench_options
 
-_PARAMETERS = ("fusion_threshold_bytes", "chunk_bytes", "small_allreduce_bytes", "urgent_bytes")
-_MEASURED = ("sample", "phase", "seconds", "bytes", "gigabytes_per_second", "relative_speed")
-_COLUMNS = (*_MEASURED, *_PARAMETERS)
+__all__ = ["HEADING", "line_of", "main"]
 
-
-class NotALogError(ValueError):
-    """A file that the autotuner has not written."""
-
-
-class PlotLibraryMissingError(ImportError):
-    """Matplotlib is not installed."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One line of the log: how fast operations were with one tuning."""
-
-    number: int
-    phase: str  # warmup, start, screen, duel, check or settled
-    relative_speed: float  # to the mean of all steps of about the same size
-    parameters: tuple[int, ...]  # bytes, in the order of the log's columns
+_MEASURES = f"{'time':>9} {'algbw':>7} {'busbw':>7} {'#wrong':>6}"
+_UNITS = f"{'(us)':>9} {'(GB/s)':>7} {'(GB/s)':>7} {'':>6}"
+HEADING = "\n".join(
+    (
+        f"#{'':>51} {'out-of-place':>32} {'in-place':>32}",
+        f"#{'size':>11} {'count':>11} {'type':>9} {'redop':>8} {'root':>5}    {_MEASURES}"
+        f"  {_MEASURES}  library",
+        f"#{'(B)':>11} {'(elements)':>11} {'':>9} {'':>8} {'':>5}    {_UNITS}  {_UNITS}",
+    )
+)
 
 
-def read_log(path: Path) -> list[Sample]:
-    """The samples of the autotuner's last run in the file; a line that is cut short is left out.
-
-    Raises ``NotALogError`` and ``OSError``.
-    """
-    samples: list[Sample] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != _COLUMNS:
-            raise NotALogError(f"{path} is no log of the autotuner (HORA_AUTOTUNE_LOG)")
-        for row in rows:
-            if tuple(row) == _COLUMNS:  # a later run appended its own
-                samples.clear()
-            elif len(row) == len(_COLUMNS) and row[-1]:
-                samples.append(Sample(int(row[0]), row[1], float(row[5]), tuple(map(int, row[6:]))))
-    if not samples:
-        raise NotALogError(f"{path} has no samples yet; the autotuner adds one every few steps")
-    return samples
+def line_of(record: dict[str, Any]) -> str:
+    """One row of the table."""
+    what = (
+        f" {record['bytes']:>11} {record['count']:>11} {record['dtype']:>9} "
+        f"{record['redop']:>8} {record['root']:>5}"
+    )
+    forms = (_measures(record.get(form)) for form in ("out_of_place", "in_place"))
+    return f"{what}    {'  '.join(forms)}  {record['library']}"
 
 
-def plot(samples: Sequence[Sample], target: Path) -> None:
-    """Draws speed, the best so far, and the parameters over the samples.
+def _measures(figures: dict[str, float] | None) -> str:
+    if figures is None:
+        return f"{'-':>9} {'-':>7} {'-':>7} {'-':>6}"
+    time_us = figures["time_us"]
+    digits = 2 if time_us < 1000 else 1 if time_us < 10_000 else 0
+    return (
+        f"{time_us:>9.{digits}f} {figures['algbw_GBps']:>7.2f} {figures['busbw_GBps']:>7.2f} "
+        f"{figures['wrong']:>6}"
+    )
 
-    The format is that of ``target``'s suffix. Raises ``PlotLibraryMissingError``, ``ValueError``
-    for a suffix that is no format, and ``OSError``.
-    """
+
+def _options(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What was asked for, and what the ranks are told. Leaves with code 2 for a usage error."""
+    parser = bench_options.make_parser()
+    args = parser.parse_args(words)
     try:
-        canvas = importlib.import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
-        figure = importlib.import_module("matplotlib.figure").Figure(
-            figsize=(9, 7), layout="constrained"
-        )
-    except ImportError:
-        raise PlotLibraryMissingError("plots need matplotlib: pip install 'hora[plot]'") from None
-    canvas(figure)
-    numbers = [sample.number for sample in samples]
-    speed, tuning = figure.subplots(2, 1, sharex=True)
-    for phase in dict.fromkeys(sample.phase for sample in samples):
-        chosen = [sample for sample in samples if sample.phase == phase]
-        marker = "*" if phase == "settled" else "o"
-        speed.plot(
-            [sample.number for sample in chosen],
-            [sample.relative_speed for sample in chosen],
-            marker,
-            label=phase,
-        )
-    speed.plot(numbers, _best_so_far(samples), drawstyle="steps-post", label="best so far")
-    speed.set_ylabel("speed, relative to steps of the same size")
-    speed.legend(loc="lower right", ncols=2)
-    for index, name in enumerate(_PARAMETERS):
-        values = [max(sample.parameters[index], 1) for sample in samples]
-        tuning.plot(numbers, values, drawstyle="steps-post", label=name.replace("_", " "))
-    tuning.set_yscale("log", base=2)
-    tuning.set_xlabel("sample")
-    tuning.legend(loc="upper right")
-    figure.savefig(target)
+        sizes = bench_options.sizes_between(args.min_bytes, args.max_bytes, args.step_factor)
+        operations = bench_options.chosen(args.collectives)
+    except ValueError as error:
+        parser.error(str(error))
+    told = {key: getattr(args, key) for key in ("op", "dtype", "iters", "warmup", "peers")}
+    return args, {
+        **told,
+        "zero_copy": args.zero_copy,
+        "sizes": sizes,
+        "operations": operations,
+    }
 
 
-def _best_so_far(samples: Sequence[Sample]) -> list[float]:
-    best, line = 0.0, []
-    for sample in samples:
-        if sample.phase != "warmup":
-            best = max(best, sample.relative_speed)
-        line.append(best if best else float("nan"))
-    return line
+def _records(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            print(line, end="", file=sys.stderr)  # something that a library printed
+            continue
+        yield record
+
+
+def _show(records: Iterator[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+    """Prints rows as they come, above a progress bar when a person looks on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    rows: list[dict[str, Any]] = []
+    previous = ""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=total)
+        for record in records:
+            progress.advance(task)
+            if "skipped" in record:
+                print(f"# {record['skipped']}", flush=True)
+                continue
+            if record["collective"] != previous:
+                previous = record["collective"]
+                print(f"# {previous}, {record['ranks']} ranks\n{HEADING}", flush=True)
+            print(line_of(record), flush=True)
+            rows.append(record)
+    return rows
+
+
+def _all_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row[form] for row in rows for form in ("out_of_place", "in_place") if form in row]
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The last lines that nccl-tests prints, too."""
+    wrong = sum(figures["wrong"] for figures in _all_figures(rows))
+    own = _all_figures([row for row in rows if row["library"] == "hora"])
+    average = sum(figures["busbw_GBps"] for figures in own) / max(1, len(own))
+    verdict = "OK" if wrong == 0 else "FAILED"
+    return f"# Out of bounds values : {wrong} {verdict}\n# Avg bus bandwidth    : {average:.4g}"
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs ``hora bench``; returns 1 when a file or a library is not what is needed."""
-    parser = argparse.ArgumentParser(
-        prog="hora bench", description="Measurements.", allow_abbrev=False
+    """Runs ``hora bench``; 1 when a result was wrong or a rank failed, 130 when interrupted."""
+    if words and words[0] == "plot":
+        from hora.cli.bench_plot import main as plot
+
+        return plot(words[1:])
+    args, told = _options(words)
+    launch = (sys.executable, "-m", "hora.launch", "-np", str(args.num_proc), "--no-prefix", "--")
+    process = subprocess.Popen(
+        [*launch, sys.executable, "-m", "hora.cli.bench_worker", json.dumps(told)],
+        env={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **os.environ},
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    commands = parser.add_subparsers(dest="command", metavar="plot")
-    plotting = commands.add_parser(
-        "plot",
-        help="draw the log of the autotuner (HORA_AUTOTUNE=1 HORA_AUTOTUNE_LOG=autotune.csv)",
-        allow_abbrev=False,
-    )
-    plotting.add_argument("log", type=Path, metavar="LOG", help="what HORA_AUTOTUNE_LOG named")
-    plotting.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("autotune.png"),
-        metavar="FILE",
-        help="the picture, .png, .svg or .pdf (default: %(default)s)",
-    )
-    args = parser.parse_args(words)
-    if args.command is None:
-        parser.print_help()
-        return 0
+    libraries = 2 if args.peers else 1
     try:
-        samples = read_log(args.log)
-        plot(samples, args.output)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"hora bench plot: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.output}: {len(samples)} samples, {samples[-1].phase}")
-    return 0
+        rows = _show(_records(process), len(told["sizes"]) * len(told["operations"]) * libraries)
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        return 130
+    if args.json:
+        lines = (json.dumps(row, sort_keys=True) + "\n" for row in rows)
+        args.json.write_text("".join(lines), encoding="utf-8")
+    print(_summary(rows))
+    return code or int(any(figures["wrong"] for figures in _all_figures(rows)))

@@ -15,7 +15,8 @@ commands:
   env     print versions, platform and paths, to paste into a report (--json)
   check   say what is built and usable here; exit code 1 when something needed is missing (--json)
   timeline merge OUT FILE...     put the timelines of several ranks into one file
-  bench plot LOG [-o FILE]       draw the log of the autotuner
+  bench   measure collectives on this machine, in the columns of nccl-tests;
+          bench plot LOG [-o FILE] draws the log of the autotuner
 
   hora <command> --help says more.
 """

@@ -6,7 +6,7 @@ import importlib.util
 import json
 
 import pytest
-from hora.cli import bench
+from hora.cli import bench_plot
 from hora.cli.main import main
 
 # As the engine writes it, and its own tests pin it.
@@ -89,14 +89,14 @@ LINES = [
 
 
 def test_a_log_is_read_up_to_a_line_that_is_cut(tmp_path):
-    samples = bench.read_log(write_log(tmp_path / "log.csv", [*LINES[:2], "3,screen,0.1"]))
+    samples = bench_plot.read_log(write_log(tmp_path / "log.csv", [*LINES[:2], "3,screen,0.1"]))
     assert [sample.phase for sample in samples] == ["warmup", "start"]
     assert samples[1].parameters == (1024, 512, 0, 64)
-    assert bench._best_so_far(samples)[1] == 2.0
+    assert bench_plot._best_so_far(samples)[1] == 2.0
 
 
 def test_of_several_runs_in_a_log_the_last_counts(tmp_path):
-    samples = bench.read_log(write_log(tmp_path / "log.csv", [*LINES, HEADER, LINES[0]]))
+    samples = bench_plot.read_log(write_log(tmp_path / "log.csv", [*LINES, HEADER, LINES[0]]))
     assert len(samples) == 1
 
 
@@ -124,6 +124,7 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path, capsys, monkeypatch)
     assert "pip install 'hora[plot]'" in capsys.readouterr().err
 
 
-def test_bench_alone_says_what_is_there(capsys):
-    assert main(["bench"]) == 0
-    assert "plot" in capsys.readouterr().out
+def test_the_help_of_bench_names_the_plot(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    assert "plot LOG" in capsys.readouterr().out
