@@ -35,9 +35,10 @@ def place_gradients(
         memory = symmetric_empty(offsets[-1], dtype=dtype, process_set=process_set)
         for slot, offset in zip(alike, offsets, strict=False):  # the last offset is the end
             # Not memory[…]: slices of a tensor share a version, and each gradient needs its own.
+            shape = slot.parameter.shape
             own = torch.empty(0, dtype=dtype)
-            own.set_(memory.untyped_storage(), offset, slot.parameter.shape)
-            placed.append((slot, own))
+            own.set_(memory.untyped_storage(), offset, (shape.numel(),), (1,))
+            placed.append((slot, own.view(shape)))
     return placed
 
 
