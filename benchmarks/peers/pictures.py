@@ -78,7 +78,8 @@ def draw(records: list[Record], ranks: int, target: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
-    figure.suptitle(f"float32 allreduce, {ranks} ranks on {records[-1].get('cores', '?')} cores")
+    machine = next((record for record in records if record.get("section") == "machine"), {})
+    figure.suptitle(f"float32 allreduce, {ranks} ranks on {machine.get('cores', '?')} cores")
     figure.savefig(target)
 
 
