@@ -244,7 +244,6 @@ class GradientCollector:
     early: bool
     reduced: bool  # no gradient has come since the caller set it
     accumulates_only: bool  # passes are not counted
-    through_python: bool  # nothing is submitted here
     has_pending: bool  # a gradient has come that has not been forgotten
     def __init__(
         self,

@@ -104,8 +104,7 @@ void BindGradients(py::module_& module) {
       .def_property_readonly("has_pending", &Collector::has_pending)
       .def_readwrite("reduced", &Collector::reduced)
       .def_readwrite("early", &Collector::early)
-      .def_readwrite("accumulates_only", &Collector::accumulates_only)
-      .def_readwrite("through_python", &Collector::through_python);
+      .def_readwrite("accumulates_only", &Collector::accumulates_only);
 }
 
 }  // namespace hora::bindings

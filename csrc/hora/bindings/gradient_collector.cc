@@ -93,7 +93,7 @@ void GradientCollector::OnGradient(std::size_t index) {
   Slot& ready = slot(index);  // Python may have added slots meanwhile
   if (accumulates_only || --ready.passes_left > 0) return;
   if (!Note(ready) || !early) return;
-  const bool may = ready.direct && !through_python && FindSet();
+  const bool may = ready.direct && FindSet();
   if (!may || !SubmitOne(ready, /*will_wait=*/false)) options_.on_ready(index);
   FlushIfLast();
 }
@@ -154,7 +154,7 @@ std::size_t GradientCollector::Submit() {
   std::size_t under_way = 0;
   for (Slot& slot : slots_) {
     if (slot.state == State::kNoted) {
-      const bool may = slot.direct && !through_python && FindSet();
+      const bool may = slot.direct && FindSet();
       if (!may || !SubmitOne(slot, /*will_wait=*/true)) Move(slot, State::kAwaited);
     }
     under_way += slot.state >= State::kUnderWay ? 1 : 0;

@@ -68,7 +68,6 @@ class GradientCollector {
   bool reduced = false;  // nothing came since the caller last said that all is done
   bool early = false;
   bool accumulates_only = false;  // count no passes
-  bool through_python = false;    // let Python submit everything
 
  private:
   enum class State : std::uint8_t { kAwaited, kNoted, kUnderWay, kTaken };

@@ -197,6 +197,8 @@ class GradientReducer:
         try:
             if collector.submit() != len(self._slots):
                 self._submit_missing()
+            if self._atoned:
+                self._overrun -= self._atoned
         finally:
             self._wait()
         collector.reduced = True
@@ -311,9 +313,6 @@ class GradientReducer:
     def _take(self, slot: Slot) -> None:
         self._collector.take(slot.index)
         self._taken.append(slot)
-        if slot.name in self._atoned:
-            self._atoned.remove(slot.name)
-            self._overrun.remove(slot.name)
 
     def _wait(self) -> None:
         first: HoraError | None = None
@@ -346,7 +345,6 @@ class GradientReducer:
             slot.forget()
         self._taken.clear()
         self._atoned = set(self._overrun)
-        self._collector.through_python = bool(self._atoned)  # where _take() sees them
         for group in self._groups:
             group.count_anew()
 

@@ -41,7 +41,7 @@ class GradientCollector:
         self.passes = passes
         self.on_ready, self.on_overrun, self.on_foreign = ready, overrun, foreign
         self.slots: list[Slot] = []
-        self.reduced = self.early = self.accumulates_only = self.through_python = False
+        self.reduced = self.early = self.accumulates_only = False
 
     def add(self, parameter, direct):
         self.slots.append(Slot(parameter, direct, self.passes))
@@ -91,7 +91,7 @@ class GradientCollector:
         slot.parameter.grad = slot.view
 
     def submit_one(self, slot):
-        if not slot.direct or self.through_python or not is_direct(slot.gradient):
+        if not slot.direct or not is_direct(slot.gradient):
             return False
         try:
             slot.handle = self.core.submit(0, slot.key, slot.gradient, slot.gradient, *self.terms)
