@@ -1,9 +1,10 @@
 // Time of a collective between the ranks of one host, without negotiation: processes over one
-// board, pinned to cores, fp32; allreduces are sums in place. Rates in GB/s, as nccl-tests defines
-// them, but for an allgather, whose bytes are those of one rank.
+// board, pinned to cores; allreduces are sums, in place unless "apart". Rates in GB/s, as
+// nccl-tests defines them, but for an allgather, whose bytes are those of one rank.
 //
 // usage: shm_allreduce_bench [ranks=2] [window_kib=256] [max_mib=64]
-// [op=allreduce|adasum|broadcast|allgather|alltoall|reducescatter] [chunk_kib=0: the window]
+// [op=allreduce|apart|adasum|broadcast|allgather|alltoall|reducescatter] [chunk_kib=0: the default]
+// [dtype=float32]
 
 #include <sched.h>
 #include <sys/mman.h>
@@ -34,9 +35,13 @@ struct Setup {
   OpKind kind = OpKind::kAllreduce;
   ReduceOp reduce_op = ReduceOp::kSum;
   std::uint64_t chunk_bytes = 0;
+  DType dtype = DType::kFloat32;
+  bool in_place = true;
 };
 
 Setup WithOp(Setup setup, const std::string& name) {
+  setup.in_place = name != "apart";
+  if (!setup.in_place) return setup;
   if (name == "adasum") {
     setup.reduce_op = ReduceOp::kAdasum;
     return setup;
@@ -47,6 +52,14 @@ Setup WithOp(Setup setup, const std::string& name) {
     if (moves && name == ToString(setup.kind)) return setup;
   }
   std::fprintf(stderr, "unknown op '%s'\n", name.c_str());
+  std::exit(2);
+}
+
+DType DTypeOf(const std::string& name) {
+  for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
+    if (name == ToString(static_cast<DType>(dtype))) return static_cast<DType>(dtype);
+  }
+  std::fprintf(stderr, "unknown dtype '%s'\n", name.c_str());
   std::exit(2);
 }
 
@@ -88,6 +101,7 @@ CollectiveCall CallOf(const Setup& setup, int rank, std::span<std::byte> memory,
   CollectiveCall call;
   call.params.kind = setup.kind;
   call.params.reduce_op = setup.reduce_op;
+  call.params.dtype = setup.dtype;
   call.params.root_rank = 0;
   call.size = setup.ranks;
   if (setup.kind == OpKind::kAlltoall || setup.kind == OpKind::kReducescatter) {
@@ -98,7 +112,8 @@ CollectiveCall CallOf(const Setup& setup, int rank, std::span<std::byte> memory,
   call.tensor_bytes = {memory.size()};
   call.inputs.push_back(ByteStream({memory}));
   if (setup.kind != OpKind::kAllgather) {
-    call.outputs.push_back(call.inputs[0]);
+    call.outputs.push_back(setup.in_place ? call.inputs[0]
+                                          : ByteStream({gathered.first(memory.size())}));
     return call;
   }
   call.bytes_per_rank.assign(static_cast<std::size_t>(setup.ranks), memory.size());
@@ -178,6 +193,7 @@ int Main(int argc, char** argv) {
   setup.window_bytes = static_cast<std::size_t>(number(2, 256)) << 10;
   setup.max_bytes = static_cast<std::size_t>(number(3, 64)) << 20;
   setup.chunk_bytes = static_cast<std::uint64_t>(number(5, 0)) << 10;
+  setup.dtype = DTypeOf(argc > 6 ? argv[6] : "float32");
   setup = WithOp(setup, argc > 4 ? argv[4] : "allreduce");
 
   auto board = Board::Create({.size = setup.ranks, .window_bytes = setup.window_bytes});

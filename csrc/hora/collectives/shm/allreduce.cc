@@ -41,7 +41,7 @@ class Allreduce {
         spec_(SpecOf(call)),
         element_bytes_(SizeOf(call.params.dtype)),
         total_(call.bytes_per_rank[0]),
-        early_(input_ != nullptr && total_ >= kFetchEarlyBytes) {}
+        large_(total_ >= kFetchEarlyBytes) {}
 
   Status Run() {
     if (windows_.size() == 1) {
@@ -148,15 +148,22 @@ class Allreduce {
   Status Collect(std::uint64_t k) {
     if (Status status = windows_.AwaitReduced(first_ + k); !status.ok()) return status;
     ForOthersSlices(k, [&](std::size_t offset, std::span<std::byte> in_window) {
+      if (large_ && !InPlaceAt(offset)) return output_.Scatter(offset, in_window);
       Ahead next = Early(offset + kPlacedAhead * chunks_.bytes, in_window.size());
       ScatterFetching(output_, offset, in_window, next);
     });
     return Status::Ok();
   }
 
+  // Otherwise nobody has read the output, and memcpy fills whole lines of it without reading them.
+  bool InPlaceAt(std::size_t offset) {
+    return input_ != nullptr &&
+           input_->FirstPiece(offset, 1).data() == output_.FirstPiece(offset, 1).data();
+  }
+
   // The beginning of [offset, offset + bytes) of the input, as far as it lies in one piece.
   Ahead Early(std::size_t offset, std::size_t bytes) {
-    if (!early_ || offset >= total_) return {};
+    if (!large_ || offset >= total_) return {};
     return Ahead(input_->FirstPiece(offset, bytes));
   }
 
@@ -202,7 +209,7 @@ class Allreduce {
   const ReduceSpec spec_;
   const std::size_t element_bytes_;
   const std::uint64_t total_;
-  const bool early_;  // whether the input is fetched before it is read
+  const bool large_;
   Chunks chunks_;
   std::uint64_t first_ = 0;
 };
