@@ -42,6 +42,7 @@ OUTSIDE = (
     (r"(cuda\w*|nccl)\.h$", ("cuda", "collectives/nccl"), "the core is free of CUDA"),
     (r"gloo/", ("collectives/gloo",), "Gloo is a plugin"),
     (r"mpi\.h$", ("collectives/mpi",), "MPI is a plugin"),
+    (r"openssl/", ("net",), "only net speaks TLS"),
 )
 
 

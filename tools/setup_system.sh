@@ -7,7 +7,7 @@ set -euo pipefail
 
 python=$1
 wanted=(g++ cmake ninja-build libgtest-dev libbenchmark-dev libfmt-dev libexpected-dev
-  libflatbuffers-dev flatbuffers-compiler)
+  libflatbuffers-dev flatbuffers-compiler libssl-dev)
 # The interpreter's own packages: only when it is the system's and lacks them.
 "$python" -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 "$python" - <<'PY' 2>/dev/null || wanted+=(python3-dev)

@@ -91,6 +91,7 @@ Result<Config> Config::From(const Lookup& lookup) {
   read.Integer("HORA_SMALL_ALLREDUCE_BYTES", config.data_plane.small_allreduce_bytes, 0,
                64LL << 20);
   read.Integer("HORA_URGENT_BYTES", config.data_plane.urgent_bytes, 0, 1LL << 40);
+  read.Integer("HORA_RESULT_MEMORY_BYTES", config.data_plane.result_memory_bytes, 0, 1LL << 40);
   read.Integer("HORA_JOIN_DIVIDES_BY_SIZE", config.join_divides_by_size, 0, 1);
   read.Integer("HORA_AUTOTUNE", config.autotune.enabled, 0, 1);
   read.Integer("HORA_AUTOTUNE_WARMUP_SAMPLES", config.autotune.warmup_samples, 0, 1000000);

@@ -32,6 +32,7 @@ struct DataPlaneConfig {
   std::size_t chunk_bytes = 0;                      // HORA_CHUNK_BYTES; 0: by ranks
   std::size_t small_allreduce_bytes = 4u << 10;     // HORA_SMALL_ALLREDUCE_BYTES
   std::size_t urgent_bytes = 64u << 10;             // HORA_URGENT_BYTES
+  std::size_t result_memory_bytes = 256u << 20;     // HORA_RESULT_MEMORY_BYTES
 };
 
 struct Config {

@@ -2,7 +2,6 @@
 // and those sockets then tell who is alive.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,12 +10,13 @@
 
 #include "hora/base/clock.h"
 #include "hora/base/result.h"
+#include "hora/net/job_key.h"
 #include "hora/shm/board.h"
 #include "hora/wire/tunables.h"
 
 namespace hora {
 
-using JobKey = std::array<std::byte, 32>;
+
 
 struct HostGroupOptions {
   int rank = 0;

@@ -13,7 +13,7 @@
 
 #include "hora/base/format.h"
 #include "hora/control/rendezvous_message.h"
-#include "hora/control/unique_fd.h"
+#include "hora/base/unique_fd.h"
 
 namespace hora {
 namespace {

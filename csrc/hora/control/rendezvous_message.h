@@ -12,7 +12,7 @@
 #include "hora/base/result.h"
 #include "hora/base/status.h"
 #include "hora/control/host_group.h"
-#include "hora/control/unique_fd.h"
+#include "hora/base/unique_fd.h"
 
 namespace hora {
 

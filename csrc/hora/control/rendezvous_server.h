@@ -11,7 +11,7 @@
 #include "hora/base/result.h"
 #include "hora/control/host_group.h"
 #include "hora/control/rendezvous_message.h"
-#include "hora/control/unique_fd.h"
+#include "hora/base/unique_fd.h"
 
 namespace hora {
 

@@ -37,6 +37,7 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
       board_(group.board),
       liveness_(topology.rank, std::move(group.peers), group.board),
       tunables_(group.tunables),
+      result_memory_(std::make_shared<ResultMemory>(config.data_plane.result_memory_bytes)),
       timeline_(topology.rank),
       observers_({&metrics_, &timeline_}),
       next_offset_(
@@ -61,6 +62,7 @@ std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
                         .ranks_on_host = topology_.local_size,
                         .tunables = tunables_,
                         .config = config_,
+                        .result_memory = result_memory_,
                         .observer = &observers_,
                         .autotune = id == 0 ? autotune_.get() : nullptr,
                         .on_failure = [this](const Status& cause) { FailAll(cause); }});

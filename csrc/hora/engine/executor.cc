@@ -40,9 +40,10 @@ std::vector<std::int64_t> RowsByRank(const Response& response, std::size_t tenso
 }
 
 // Memory for `rows` together, whose number only became known with the agreement.
-std::shared_ptr<Gathered> Allocate(std::vector<std::int64_t> rows, TensorView& view) {
+std::shared_ptr<Gathered> Allocate(std::vector<std::int64_t> rows, TensorView& view,
+                                   const std::shared_ptr<ResultMemory>& memory) {
   view.shape = view.shape.WithFirstDim(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}));
-  auto gathered = std::make_shared<Gathered>(std::move(rows), view.nbytes());
+  auto gathered = std::make_shared<Gathered>(std::move(rows), view.nbytes(), memory);
   view.data = gathered->bytes().data();
   return gathered;
 }
@@ -161,7 +162,8 @@ void Executor::AllocateGathered(const Batch::Member& member, const Response& res
   auto& gathered = in_flight_[member.response].gathered;
   gathered.resize(response.params.tensor_count());
   output = ViewOf(response.params, member.tensor);
-  gathered[member.tensor] = Allocate(RowsByRank(response, member.tensor), output);
+  gathered[member.tensor] = 
+      Allocate(RowsByRank(response, member.tensor), output, options_.result_memory);
 }
 
 // This rank has joined: it takes part in the work with memory that nobody reads.
@@ -199,7 +201,7 @@ Status Executor::Alltoall(const Batch& batch, const Response& response) {
 
   TensorView output = ViewOf(response.params, 0);
   std::vector<std::int64_t> received = table->ReceivedBy(options_.rank);
-  in_flight.gathered.push_back(Allocate(received, output));
+  in_flight.gathered.push_back(Allocate(received, output, options_.result_memory));
   CollectiveCall call{.params = batch.params,
                       .size = options_.size,
                       .bytes_per_rank = std::move(*bytes),

@@ -16,6 +16,7 @@
 #include "hora/observe/observer.h"
 #include "hora/queue/tensor_queue.h"
 #include "hora/tensor/rank_names.h"
+#include "hora/tensor/result_memory.h"
 #include "hora/wire/agreed.h"
 #include "hora/wire/tunables.h"
 
@@ -29,6 +30,7 @@ struct ExecutorOptions {
   Tuning tuning;
   bool join_divides_by_size = false;
   bool bulk = false;  // which lane this is, for the observer
+  std::shared_ptr<ResultMemory> result_memory;  // may be null
 };
 
 // Owns the backends; uses the queue and the observer. Progress context only. Blocks while data

@@ -77,7 +77,8 @@ ExecutorOptions ForExecutor(const ProcessSetOptions& options, Lane lane) {
           .names = options.names,
           .tuning = options.tunables.tuning,
           .join_divides_by_size = options.tunables.join_divides_by_size != 0,
-          .bulk = lane == Lane::kBulk};
+          .bulk = lane == Lane::kBulk,
+          .result_memory = options.result_memory};
 }
 
 std::unique_ptr<CollectiveBackend> MakeBackend(const ProcessSetOptions& options, Lane lane,

@@ -34,6 +34,7 @@ struct ProcessSetOptions {
   int ranks_on_host = 1;         // of the job, that share its cores
   Tunables tunables;
   Config config;
+  std::shared_ptr<ResultMemory> result_memory;  // null: each result in new memory
   Observer* observer = nullptr;  // outlives the set
   Autotune* autotune = nullptr;  // the root of the global set only; outlives the set
   // Called at most once, on any thread, with the progress lock held, when the set has failed

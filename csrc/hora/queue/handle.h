@@ -7,28 +7,31 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hora/base/status.h"
+#include "hora/tensor/result_memory.h"
 
 namespace hora {
 
 // The bytes of an allgather or alltoall, in rank order, allocated when their number was known.
 class Gathered {
  public:
-  Gathered(std::vector<std::int64_t> rows_by_rank, std::size_t bytes);  // 64-byte aligned
+  // 64-byte aligned; large ones come from `memory` and go back to it.
+  Gathered(std::vector<std::int64_t> rows_by_rank, std::size_t bytes,
+           const std::shared_ptr<ResultMemory>& memory)
+      : rows_by_rank_(std::move(rows_by_rank)),
+        size_(bytes),
+        data_(ResultMemory::Allocate(memory, bytes)) {}
 
   const std::vector<std::int64_t>& rows_by_rank() const { return rows_by_rank_; }
   std::span<std::byte> bytes() const { return {data_.get(), size_}; }
 
  private:
-  struct Free {
-    void operator()(std::byte* data) const;
-  };
-
   std::vector<std::int64_t> rows_by_rank_;
   std::size_t size_;
-  std::unique_ptr<std::byte[], Free> data_;
+  ResultMemory::Piece data_;
 };
 
 // Any thread may look; the engine completes. The results are only valid once done().

@@ -40,6 +40,7 @@ TEST(Config, ReadsEverySetting) {
                                           {"HORA_TREE_FAN_OUT", "3"},
                                           {"HORA_CHUNK_BYTES", "4096"},
                                           {"HORA_SMALL_ALLREDUCE_BYTES", "100"},
+                                          {"HORA_RESULT_MEMORY_BYTES", "5"},
                                           {"HORA_JOIN_DIVIDES_BY_SIZE", "1"},
                                           {"HORA_LOG_LEVEL", "debug"}});
   ASSERT_TRUE(config.has_value()) << config.error().message();
@@ -52,6 +53,7 @@ TEST(Config, ReadsEverySetting) {
   EXPECT_EQ(config->tree_fan_out, 3);
   EXPECT_EQ(config->data_plane.chunk_bytes, 4096u);
   EXPECT_EQ(config->data_plane.small_allreduce_bytes, 100u);
+  EXPECT_EQ(config->data_plane.result_memory_bytes, 5u);
   EXPECT_TRUE(config->join_divides_by_size);
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
 }

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "hora/control/host_group.h"
-#include "hora/control/unique_fd.h"
+#include "hora/base/unique_fd.h"
 
 namespace hora {
 

@@ -1,0 +1,19 @@
+// A store that is somewhere else.
+#pragma once
+
+#include <memory>
+
+#include "hora/net/channel.h"
+#include "hora/net/job_key.h"
+#include "hora/net/socket_address.h"
+#include "hora/net/store.h"
+
+namespace hora {
+
+// Blocks until connected; the error names the address and why. Waiting for the server to appear
+// counts towards the deadline. Calls of several threads take turns.
+Result<std::unique_ptr<Store>> ConnectToStore(const SocketAddress& address, int rank,
+                                              const JobCredentials& credentials,
+                                              Protection protection, TimePoint deadline);
+
+}  // namespace hora
