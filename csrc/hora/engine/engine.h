@@ -93,6 +93,7 @@ class Engine {
   const std::shared_ptr<Board> board_;  // of the global set
   Liveness liveness_;
   const Tunables tunables_;
+  const std::shared_ptr<ResultMemory> result_memory_;
   Metrics metrics_;
   Timeline timeline_;
   ObserverList observers_;              // the two above

@@ -162,7 +162,7 @@ void Executor::AllocateGathered(const Batch::Member& member, const Response& res
   auto& gathered = in_flight_[member.response].gathered;
   gathered.resize(response.params.tensor_count());
   output = ViewOf(response.params, member.tensor);
-  gathered[member.tensor] = 
+  gathered[member.tensor] =
       Allocate(RowsByRank(response, member.tensor), output, options_.result_memory);
 }
 

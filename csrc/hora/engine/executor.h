@@ -29,7 +29,7 @@ struct ExecutorOptions {
   RankNames names;
   Tuning tuning;
   bool join_divides_by_size = false;
-  bool bulk = false;  // which lane this is, for the observer
+  bool bulk = false;                            // which lane this is, for the observer
   std::shared_ptr<ResultMemory> result_memory;  // may be null
 };
 

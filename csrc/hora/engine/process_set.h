@@ -35,8 +35,8 @@ struct ProcessSetOptions {
   Tunables tunables;
   Config config;
   std::shared_ptr<ResultMemory> result_memory;  // null: each result in new memory
-  Observer* observer = nullptr;  // outlives the set
-  Autotune* autotune = nullptr;  // the root of the global set only; outlives the set
+  Observer* observer = nullptr;                 // outlives the set
+  Autotune* autotune = nullptr;                 // the root of the global set only; outlives the set
   // Called at most once, on any thread, with the progress lock held, when the set has failed
   // closed.
   std::function<void(const Status&)> on_failure;

@@ -13,13 +13,15 @@ constexpr std::size_t kHugePage = 2u << 20;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kMaxPieces = 256;
 
-std::size_t RoundUp(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+std::size_t RoundUp(std::size_t bytes, std::size_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
 
 // Huge pages where the kernel gives them on demand: five hundred faults become one.
 std::byte* Map(std::size_t bytes) {
   const std::size_t slack = bytes >= kHugePage ? kHugePage : 0;
-  void* const begin = mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const begin =
+      mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (begin == MAP_FAILED) throw std::bad_alloc();
   if (slack == 0) return static_cast<std::byte*>(begin);
   const auto at = reinterpret_cast<std::uintptr_t>(begin);
