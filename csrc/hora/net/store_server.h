@@ -22,6 +22,10 @@ class StoreServer {
 
   const SocketAddress& address() const;
 
+  // In the child of a fork: closes what this process shares with its parent. Async-signal-safe; the
+  // object must not be used afterwards, not even destroyed.
+  void CloseInForkedChild() noexcept;
+
  private:
   class Loop;
   explicit StoreServer(std::unique_ptr<Loop> loop);
