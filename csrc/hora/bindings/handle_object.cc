@@ -162,6 +162,11 @@ py::object MakeHandle(PyTypeObject* type, BoundHandle bound, py::object result) 
   }
   PyObject* self = type->tp_alloc(type, 0);
   if (self == nullptr) throw py::error_already_set();
+  // The garbage collector sees nothing of what a handle refers to, so it need not look at handles,
+  // of which there are hundreds in a backward pass; a derived class with members is another matter.
+  if (PyType_IS_GC(type) && type->tp_basicsize == handle_type->tp_basicsize) {
+    PyObject_GC_UnTrack(self);
+  }
   HandleObject& object = Of(self);
   object.result = result.release().ptr();
   std::construct_at(&object.bound, std::move(bound));

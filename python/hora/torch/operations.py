@@ -30,7 +30,7 @@ from hora.torch.handle import Handle
 from hora.torch.kinds import ALLREDUCE, Terms, chosen_op, reduction_terms
 from hora.torch.sparse import is_sparse, start_sparse, start_sparse_in_place
 from hora.torch.submission import (
-    mark_changed,
+    bump_versions,
     run_plain,
     start_in_place,
     start_out_of_place,
@@ -58,8 +58,8 @@ Min = ReduceOp.MIN
 Max = ReduceOp.MAX
 Product = ReduceOp.PRODUCT
 
-# These calls are the latency that users see: what they need is at hand, and a tensor that needs no
-# preparation goes straight to the engine.
+# These calls are the latency that users see: what they need is at hand, no function is called for
+# what an expression says, and a tensor that needs no preparation goes straight to the engine.
 _is_plain = _core.is_plain
 _AVERAGE = int(ReduceOp.AVERAGE)
 _no_compression = Compression.none
@@ -103,9 +103,12 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
             )
     if average is None and run_plain(
         ALLREDUCE, name, tensor, tensor,
-        _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+        op if type(op) is ReduceOp else _number(op),
+        -1, prescale_factor, postscale_factor,
+        0 if process_set is global_process_set else id_of(process_set),
+        priority,
     ):  # fmt: skip
-        mark_changed(tensor)
+        bump_versions((tensor,))
         return tensor
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     if is_sparse(tensor):
@@ -145,7 +148,10 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
         output = torch.empty_like(tensor)
         if run_plain(
             ALLREDUCE, name, tensor, output,
-            _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+            op if type(op) is ReduceOp else _number(op),
+            -1, prescale_factor, postscale_factor,
+            0 if process_set is global_process_set else id_of(process_set),
+            priority,
         ):  # fmt: skip
             return output
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
@@ -167,10 +173,13 @@ def allreduce_async_(  # noqa: PLR0917 - Horovod's signature
     if average is None:
         handle = start_plain(
             ALLREDUCE, name, tensor, tensor,
-            _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+            op if type(op) is ReduceOp else _number(op),
+            -1, prescale_factor, postscale_factor,
+            0 if process_set is global_process_set else id_of(process_set),
+            priority,
         )  # fmt: skip
         if handle is not None:
-            mark_changed(tensor)
+            bump_versions((tensor,))
             return handle
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     if is_sparse(tensor):
@@ -194,7 +203,10 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
         output = torch.empty_like(tensor)
         handle = start_plain(
             ALLREDUCE, name, tensor, output,
-            _number(op), -1, prescale_factor, postscale_factor, _id_of(process_set), priority,
+            op if type(op) is ReduceOp else _number(op),
+            -1, prescale_factor, postscale_factor,
+            0 if process_set is global_process_set else id_of(process_set),
+            priority,
         )  # fmt: skip
         if handle is not None:
             return handle
@@ -205,13 +217,7 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
 
 
 def _number(op: int | None) -> int:
-    if op is None:
-        return _AVERAGE
-    return op if type(op) is ReduceOp else chosen_op(op)
-
-
-def _id_of(process_set: ProcessSet) -> int:
-    return 0 if process_set is global_process_set else id_of(process_set)
+    return _AVERAGE if op is None else chosen_op(op)
 
 
 def _allreduce_of_any_kind(

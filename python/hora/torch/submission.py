@@ -39,6 +39,7 @@ __all__ = [
     "Gathering",
     "Terms",
     "as_group",
+    "bump_versions",
     "gathered_tensor",
     "mark_changed",
     "run_plain",
@@ -52,14 +53,14 @@ __all__ = [
 ]
 
 try:  # 0.2 µs; the public function takes 0.3 µs
-    _bump: Callable[[tuple[torch.Tensor]], None] = torch._C._increment_version
+    bump_versions: Callable[[tuple[torch.Tensor]], None] = torch._C._increment_version
 except AttributeError:
-    _bump = torch.autograd.graph.increment_version
+    bump_versions = torch.autograd.graph.increment_version
 
 
 def mark_changed(tensor: torch.Tensor) -> None:
     """Lets autograd refuse a saved tensor that is stale: the engine writes behind its back."""
-    _bump((tensor,))
+    bump_versions((tensor,))
 
 
 _core.set_plain_types(torch.Tensor, torch.nn.Parameter)
