@@ -193,6 +193,14 @@ TEST_P(ShmStress, TenThousandMixedOpsBackToBack) {
   });
 }
 
+// As above, but from a few words on ranks read each other's memory.
+TEST_P(ShmStress, MixedOpsOfWhichSomeAreDirect) {
+  ShmGroup group(GetParam(), 512, std::chrono::seconds(60), /*direct_copy_bytes=*/100);
+  group.RunOk([&](int rank, ShmBackend& backend) {
+    return MixedOps(rank, group.size(), 2027, backend).Run(5'000);
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, ShmStress, testing::Values(2, 3, 4),
                          testing::PrintToStringParamName());
 

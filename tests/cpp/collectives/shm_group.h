@@ -23,11 +23,14 @@ class ShmGroup {
  public:
   using Body = std::function<Status(int rank, ShmBackend& backend)>;
 
-  ShmGroup(int size, std::size_t window_bytes, Duration patience = std::chrono::seconds(60)) {
+  ShmGroup(int size, std::size_t window_bytes, Duration patience = std::chrono::seconds(60),
+           std::uint64_t direct_copy_bytes = kDefaultDirectCopyBytes) {
     board_ = Board::Create({.size = size, .window_bytes = window_bytes}).value();
     for (int rank = 0; rank < size; ++rank) {
-      const ShmLaneOptions options{
-          .rank = rank, .wait = WaitPolicy::For(size, UsableCores()), .patience = patience};
+      const ShmLaneOptions options{.rank = rank,
+                                   .wait = WaitPolicy::For(size, UsableCores()),
+                                   .patience = patience,
+                                   .direct_copy_bytes = direct_copy_bytes};
       backends_.push_back(std::make_unique<ShmBackend>(board_, options));
     }
   }

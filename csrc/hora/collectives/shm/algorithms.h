@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hora/collectives/collective_backend.h"
+#include "hora/collectives/shm/direct_copy.h"
 #include "hora/collectives/shm/step_windows.h"
 #include "hora/kernels/reduce.h"
 
@@ -27,8 +28,8 @@ struct ReduceState {
 
 Status ShmAllreduce(StepWindows& windows, ReduceState& state, CollectiveCall& call);
 Status ShmReducescatter(StepWindows& windows, ReduceState& state, CollectiveCall& call);
-Status ShmAllgather(StepWindows& windows, CollectiveCall& call);
-Status ShmAlltoall(StepWindows& windows, CollectiveCall& call);
+Status ShmAllgather(StepWindows& windows, DirectCopy& direct, CollectiveCall& call);
+Status ShmAlltoall(StepWindows& windows, DirectCopy& direct, CollectiveCall& call);
 Status ShmBroadcast(StepWindows& windows, CollectiveCall& call);
 
 // What a reduction that `call` asks for does to each element.

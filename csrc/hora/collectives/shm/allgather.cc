@@ -1,7 +1,10 @@
 #include <algorithm>
+#include <numeric>
+#include <span>
 
 #include "hora/collectives/shm/algorithms.h"
 #include "hora/collectives/shm/paired_pieces.h"
+#include "hora/collectives/shm/streaming.h"
 
 namespace hora {
 namespace {
@@ -12,6 +15,8 @@ class Allgather {
       : windows_(windows),
         call_(call),
         longest_(Chunks::Of(*std::ranges::max_element(call.bytes_per_rank), windows.chunk_bytes())),
+        past_caches_(std::reduce(call.bytes_per_rank.begin(), call.bytes_per_rank.end()) >=
+                     kPastCachesBytes),
         first_(windows.Begin("allgather", longest_.count)) {}
 
   // Every rank says at every step that it has placed its part, even when it has nothing left: that
@@ -43,7 +48,8 @@ class Allgather {
     }
     windows_.PublishCopied(first_ + k);
     ByteStream& own_output = call_.outputs[static_cast<std::size_t>(self)];
-    CopyPieces(call_.inputs[0], own_output, longest_.Offset(k), bytes);
+    const auto copy = past_caches_ ? CopyPiecesPastCaches : CopyPieces;
+    copy(call_.inputs[0], own_output, longest_.Offset(k), bytes);
     return Status::Ok();
   }
 
@@ -54,8 +60,13 @@ class Allgather {
       const std::size_t bytes = BytesOf(rank, k);
       if (bytes == 0) continue;
       if (Status status = windows_.AwaitCopied(rank, first_ + k); !status.ok()) return status;
-      call_.outputs[static_cast<std::size_t>(rank)].Scatter(
-          longest_.Offset(k), {windows_.Window(rank, first_ + k), bytes});
+      ByteStream& output = call_.outputs[static_cast<std::size_t>(rank)];
+      const std::span<const std::byte> window{windows_.Window(rank, first_ + k), bytes};
+      if (past_caches_) {
+        ScatterPastCaches(output, longest_.Offset(k), window);
+      } else {
+        output.Scatter(longest_.Offset(k), window);
+      }
     }
     return Status::Ok();
   }
@@ -63,6 +74,7 @@ class Allgather {
   StepWindows& windows_;
   CollectiveCall& call_;
   const Chunks longest_;  // of the rank that contributes most
+  const bool past_caches_;
   const std::uint64_t first_;
 };
 
@@ -80,9 +92,14 @@ Status Inline(StepWindows& windows, CollectiveCall& call) {
 
 }  // namespace
 
-Status ShmAllgather(StepWindows& windows, CollectiveCall& call) {
+Status ShmAllgather(StepWindows& windows, DirectCopy& direct, CollectiveCall& call) {
   const std::uint64_t longest = *std::ranges::max_element(call.bytes_per_rank);
   if (longest > 0 && longest <= kLineBytes) return Inline(windows, call);
+  if (direct.IsFor(longest)) {
+    const Result<bool> done = direct.Run(windows, call, "allgather");
+    if (!done) return done.error();
+    if (*done) return Status::Ok();
+  }
   return Allgather(windows, call).Run();
 }
 

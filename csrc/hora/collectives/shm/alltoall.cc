@@ -1,10 +1,25 @@
 #include <algorithm>
+#include <numeric>
+#include <span>
 
 #include "hora/collectives/shm/algorithms.h"
 #include "hora/collectives/shm/paired_pieces.h"
+#include "hora/collectives/shm/streaming.h"
 
 namespace hora {
 namespace {
+
+// What the rank that sends most sends to others.
+std::uint64_t LongestString(const CollectiveCall& call) {
+  const auto size = static_cast<std::size_t>(call.size);
+  std::uint64_t longest = 0;
+  for (std::size_t from = 0; from < size; ++from) {
+    const auto row = std::span(call.bytes_per_rank).subspan(from * size, size);
+    const auto all = std::accumulate(row.begin(), row.end(), std::uint64_t{0});
+    longest = std::max(longest, all - row[from]);
+  }
+  return longest;
+}
 
 // What rank s sends, strung together in the order of the receivers s + 1, s + 2, … (modulo size)
 // and cut into chunks: step k is chunk k of everybody's string. Windows are full however uneven the
@@ -17,7 +32,8 @@ class Alltoall {
       : windows_(windows),
         call_(call),
         size_(windows.size()),
-        chunks_(Chunks::Of(LongestString(), windows.chunk_bytes())),
+        chunks_(Chunks::Of(LongestString(call), windows.chunk_bytes())),
+        past_caches_(Received() >= kPastCachesBytes),
         first_(windows.Begin("alltoall", chunks_.count)) {
     for (int distance = 1; distance < size_; ++distance) {
       begins_.push_back(BeginAt(SourceAt(distance), distance));
@@ -47,6 +63,11 @@ class Alltoall {
     return call_.bytes_per_rank[static_cast<std::size_t>(from) * static_cast<std::size_t>(size_) +
                                 static_cast<std::size_t>(to)];
   }
+  std::uint64_t Received() const {
+    std::uint64_t bytes = 0;
+    for (const ByteStream& output : call_.outputs) bytes += output.size();
+    return bytes;
+  }
   int SourceAt(int distance) const { return (windows_.self() + size_ - distance) % size_; }
   int TargetAt(int distance) const { return (windows_.self() + distance) % size_; }
 
@@ -55,12 +76,6 @@ class Alltoall {
     std::uint64_t begin = 0;
     for (int i = 1; i < distance; ++i) begin += BytesFromTo(from, (from + i) % size_);
     return begin;
-  }
-
-  std::uint64_t LongestString() const {
-    std::uint64_t longest = 0;
-    for (int from = 0; from < size_; ++from) longest = std::max(longest, BeginAt(from, size_));
-    return longest;
   }
 
   // The part of a string's [begin, begin + bytes) that is in chunk k.
@@ -98,8 +113,12 @@ class Alltoall {
       const Range part = InChunk(k, begin, BytesFromTo(source, windows_.self()));
       if (part.begin >= part.end) continue;
       if (Status status = windows_.AwaitCopied(source, first_ + k); !status.ok()) return status;
-      call_.outputs[static_cast<std::size_t>(source)].Scatter(part.begin - begin,
-                                                              InWindow(source, k, part));
+      ByteStream& output = call_.outputs[static_cast<std::size_t>(source)];
+      if (past_caches_) {
+        ScatterPastCaches(output, part.begin - begin, InWindow(source, k, part));
+      } else {
+        output.Scatter(part.begin - begin, InWindow(source, k, part));
+      }
     }
     return Status::Ok();
   }
@@ -111,13 +130,15 @@ class Alltoall {
 
   void CopyOwn() {
     const auto self = static_cast<std::size_t>(windows_.self());
-    CopyPieces(call_.inputs[self], call_.outputs[self], 0, call_.inputs[self].size());
+    const auto copy = past_caches_ ? CopyPiecesPastCaches : CopyPieces;
+    copy(call_.inputs[self], call_.outputs[self], 0, call_.inputs[self].size());
   }
 
   StepWindows& windows_;
   CollectiveCall& call_;
   const int size_;
   const Chunks chunks_;  // of the longest string
+  const bool past_caches_;
   const std::uint64_t first_;
   // Where this rank's bytes begin in the string of the source at distance 1, 2, …
   std::vector<std::uint64_t> begins_;
@@ -125,7 +146,12 @@ class Alltoall {
 
 }  // namespace
 
-Status ShmAlltoall(StepWindows& windows, CollectiveCall& call) {
+Status ShmAlltoall(StepWindows& windows, DirectCopy& direct, CollectiveCall& call) {
+  if (direct.IsFor(LongestString(call))) {
+    const Result<bool> done = direct.Run(windows, call, "alltoall");
+    if (!done) return done.error();
+    if (*done) return Status::Ok();
+  }
   return Alltoall(windows, call).Run();
 }
 

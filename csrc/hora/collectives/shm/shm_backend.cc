@@ -89,7 +89,7 @@ void CheckCall(const CollectiveCall& call, const StepWindows& windows) {
   }
 }
 
-Status Run(StepWindows& windows, ReduceState& reduce, CollectiveCall& call) {
+Status Run(StepWindows& windows, ReduceState& reduce, DirectCopy& direct, CollectiveCall& call) {
   switch (call.params.kind) {
     case OpKind::kAllreduce:
       return call.in_place == nullptr ? ShmAllreduce(windows, reduce, call)
@@ -97,9 +97,9 @@ Status Run(StepWindows& windows, ReduceState& reduce, CollectiveCall& call) {
     case OpKind::kReducescatter:
       return ShmReducescatter(windows, reduce, call);
     case OpKind::kAllgather:
-      return ShmAllgather(windows, call);
+      return ShmAllgather(windows, direct, call);
     case OpKind::kAlltoall:
-      return ShmAlltoall(windows, call);
+      return ShmAlltoall(windows, direct, call);
     case OpKind::kBroadcast:
       return ShmBroadcast(windows, call);
     case OpKind::kBarrier:
@@ -112,7 +112,9 @@ Status Run(StepWindows& windows, ReduceState& reduce, CollectiveCall& call) {
 }  // namespace
 
 ShmBackend::ShmBackend(std::shared_ptr<Board> board, ShmLaneOptions options)
-    : windows_(std::move(board), std::move(options)), reduce_(windows_.size()) {}
+    : windows_(std::move(board), options),
+      direct_(windows_, options.direct_copy_bytes),
+      reduce_(windows_.size()) {}
 
 bool ShmBackend::Supports(const OpParams& params) const {
   if (params.device.type != DeviceType::kCpu) return false;
@@ -128,7 +130,7 @@ void ShmBackend::Retune(const Tuning& tuning) {
 Status ShmBackend::Execute(CollectiveCall& call) {
   if (!failure_.ok()) return failure_;
   CheckCall(call, windows_);
-  failure_ = Run(windows_, reduce_, call);
+  failure_ = Run(windows_, reduce_, direct_, call);
   return failure_;
 }
 

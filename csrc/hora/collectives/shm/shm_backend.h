@@ -6,6 +6,7 @@
 
 #include "hora/collectives/collective_backend.h"
 #include "hora/collectives/shm/algorithms.h"
+#include "hora/collectives/shm/direct_copy.h"
 #include "hora/collectives/shm/step_windows.h"
 #include "hora/shm/board.h"
 
@@ -30,6 +31,7 @@ class ShmBackend final : public CollectiveBackend {
 
  private:
   StepWindows windows_;
+  DirectCopy direct_;
   ReduceState reduce_;
   Status failure_;
 };

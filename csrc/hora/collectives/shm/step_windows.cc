@@ -78,10 +78,12 @@ std::byte* StepWindows::Window(int rank, std::uint64_t step) const {
   return board_->window(options_.lane, rank, static_cast<int>(step % kWindowsPerRank)).data();
 }
 
+Status StepWindows::GiveWay() {
+  return MustGiveWay() ? options_.interruption.give_way() : Status::Ok();
+}
+
 Status StepWindows::Acquire(std::uint64_t step) {
-  if (MustGiveWay()) {
-    if (Status status = options_.interruption.give_way(); !status.ok()) return status;
-  }
+  if (Status status = GiveWay(); !status.ok()) return status;
   if (step < kWindowsPerRank) return Status::Ok();
   const std::uint64_t released = step - kWindowsPerRank + 1;
   return AwaitPeers("let go of step", step - kWindowsPerRank, 0, size(), [&](int rank) {

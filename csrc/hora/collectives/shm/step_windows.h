@@ -18,6 +18,9 @@ namespace hora {
 // What fits a line.
 inline constexpr std::size_t kLineBytes = sizeof(InlineLine::payload);
 
+// Below, the windows are at least as fast; each rank sends that many bytes, or one does.
+inline constexpr std::uint64_t kDefaultDirectCopyBytes = 128u << 10;
+
 // One rank's end of a lane.
 struct ShmLaneOptions {
   Lane lane = Lane::kBulk;
@@ -26,6 +29,8 @@ struct ShmLaneOptions {
   Duration patience = std::chrono::seconds(300);  // for a peer in the middle of a collective
   RankNames names;                                // of the board's ranks, for errors
   Interruption interruption;                      // may be empty
+  // From here on ranks read each other's memory, where they may.
+  std::uint64_t direct_copy_bytes = kDefaultDirectCopyBytes;
 };
 
 // Collectives run in steps. Steps are numbered through the life of a lane, all ranks number them
@@ -74,7 +79,9 @@ class StepWindows {
 
   std::byte* Window(int rank, std::uint64_t step) const;
 
-  // Until this rank may refill its window; gives way first, if that is wanted.
+  // Lets more urgent work go first, if there is any: between the steps of long work.
+  Status GiveWay();
+  // Until this rank may refill its window; gives way first.
   Status Acquire(std::uint64_t step);
   // A hint, worth giving before a wait: fetches the first `bytes` of this rank's window for
   // writing. Readers left their copies of these lines in other caches, and taking them back is what

@@ -18,6 +18,16 @@ namespace hora {
 // pays; below, it only takes time from the copy.
 inline constexpr std::size_t kFetchEarlyBytes = 2u << 20;
 
+// Results from here on are out of the cache before anybody reads them.
+inline constexpr std::size_t kPastCachesBytes = 16u << 20;
+
+// memcpy that writes around the caches: lines that are only written need not be read first, and
+// nothing that is needed sooner makes room for them.
+void CopyPastCaches(std::byte* to, const std::byte* from, std::size_t count);
+// ByteStream::Scatter, and CopyPieces, that do.
+void ScatterPastCaches(ByteStream& stream, std::size_t offset, std::span<const std::byte> from);
+void CopyPiecesPastCaches(ByteStream& from, ByteStream& to, std::size_t offset, std::size_t count);
+
 // Bytes that will be read soon. Fetching past their end does nothing.
 class Ahead {
  public:
