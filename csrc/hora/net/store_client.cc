@@ -194,8 +194,11 @@ Result<StoreMessage> StoreClient::AwaitAnswer(TimePoint deadline) {
   }
 }
 
+// Most causes begin with the address.
 Status StoreClient::About(const Status& cause) const {
-  return Error(cause.code(), "the store at {}: {}", address_.ToString(), cause.message());
+  const std::string address = address_.ToString();
+  const bool named = cause.message().starts_with(address);
+  return Error(cause.code(), "the store at {}{}", named ? "" : address + ": ", cause.message());
 }
 
 }  // namespace
