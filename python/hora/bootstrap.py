@@ -32,6 +32,7 @@ from hora.errors import HoraError, PeerFailedError, UsageError
 __all__ = ["Bootstrap", "detect", "open_listener"]
 
 MAX_SIZE = 1 << 20
+DOCUMENT_VERSION = 2
 _DOCUMENT_LIMIT_BYTES = 64 << 10
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _TORCHRUN_MARKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -44,9 +45,11 @@ class Bootstrap:
     """One rank's place in the job and the way to its peers.
 
     ``rendezvous`` is the abstract AF_UNIX name (without the leading NUL) that rank 0 listens on,
-    "" for a single process. ``key`` is the 32-byte job secret; ``repr`` leaves it out.
-    ``listen_fd`` is rank 0's listening socket, None elsewhere. ``launcher`` is "horarun",
-    "torchrun" or "none".
+    "" for a single process and for a job over several hosts. ``key`` is the 32-byte job secret;
+    ``repr`` leaves it out. ``listen_fd`` is rank 0's listening socket, None elsewhere. ``launcher``
+    is "horarun", "torchrun" or "none". ``store`` is the address ("ip:port") where the ranks of
+    several hosts meet, "" on one host. ``interfaces`` are the names or networks that a rank may
+    listen on there; none: the kernel's choice towards the store.
     """
 
     rank: int
@@ -60,6 +63,8 @@ class Bootstrap:
     listen_fd: int | None
     launcher: str
     job_id: str = ""
+    store: str = ""
+    interfaces: tuple[str, ...] = ()
 
 
 _remembered: dict[tuple[object, ...], tuple[Bootstrap, object]] = {}
@@ -149,13 +154,14 @@ def _parse_document(document: bytes, value: str) -> Bootstrap:
         fields = json.loads(document)
         version = fields.pop("version")
         fields["key"] = bytes.fromhex(fields["key"])
+        fields["interfaces"] = tuple(fields["interfaces"])
         found = Bootstrap(**fields, launcher="horarun")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         version = found = None
-    if version != 1 or found is None or not _is_consistent(found):
+    if version != DOCUMENT_VERSION or found is None or not _is_consistent(found):
         raise UsageError(
             f"the document in HORA_BOOTSTRAP_FD={value} is not one this hora understands "
-            "(version 1): are horarun and the rank's hora of the same version?"
+            f"(version {DOCUMENT_VERSION}): are horarun and the rank's hora of the same version?"
         )
     if found.listen_fd is not None:
         os.set_inheritable(found.listen_fd, False)
@@ -174,6 +180,9 @@ def _is_consistent(found: Bootstrap) -> bool:
         and isinstance(found.job_id, str)
         and len(found.key) == 32
         and (found.listen_fd is None or (type(found.listen_fd) is int and found.listen_fd >= 0))
+        and isinstance(found.store, str)
+        and all(isinstance(interface, str) for interface in found.interfaces)
+        and not (found.store and found.rendezvous)
     )
 
 

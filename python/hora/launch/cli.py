@@ -12,12 +12,14 @@ import hora
 from hora.errors import UsageError
 from hora.launch.command import resolve_command
 from hora.launch.config_file import config_words
-from hora.launch.flags import NO_ELASTIC, notes_on, settings_of
+from hora.launch.flags import notes_on, settings_of
 from hora.launch.guardian import guarded
-from hora.launch.hosts import slots_here
-from hora.launch.job import Job, JobSpec
+from hora.launch.host_options import notes_on_one_host, place_ranks
+from hora.launch.job import Job
+from hora.launch.job_spec import JobSpec, OneOfSeveralNodes, SeveralHosts
 from hora.launch.options import OptionParser, build_parser, split_command
 from hora.launch.output import OutputStyle, rank_folder
+from hora.launch.placement import Placement
 
 EXIT_USAGE = 2
 
@@ -40,17 +42,17 @@ def parse(argv: Sequence[str], program: str = "horarun") -> JobSpec | None:
         return None
     filed = _read_config(given.config_file, parser)
     args = parser.parse_args(filed + options)  # of two flags the last one counts
-    size = _size(args)
+    settings, notes = _settings(args, settings_of(given), settings_of(parser.parse_args(filed)))
+    placement, where = place_ranks(args, {**os.environ, **settings})
     command = resolve_command(words, args.module)
     if args.directory:
-        _make_writable(args.directory, size)
-    settings, notes = _settings(args, settings_of(given), settings_of(parser.parse_args(filed)))
+        _make_writable(args.directory, placement, where)
     style = OutputStyle(not args.no_prefix, args.prefix_timestamp, args.quiet, args.directory)
-    grace_s = float(args.grace_period)
-    notes += notes_on(args)
+    notes += notes_on(args) + (notes_on_one_host(args) if where is None else [])
     return JobSpec(
-        size, command, settings, style, grace_s, args.verbose, notes, horovod=args.horovod
-    )
+        placement, command, settings, style, float(args.grace_period), args.verbose, notes,
+        horovod=args.horovod, where=where,
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None, program: str = "horarun") -> int:
@@ -67,22 +69,6 @@ def main(argv: Sequence[str] | None = None, program: str = "horarun") -> int:
 
 def _read_config(path: str | None, parser: OptionParser) -> list[str]:
     return config_words(path, parser.options(), parser.parse_args) if path else []
-
-
-def _size(args: argparse.Namespace) -> int:
-    """The number of ranks: -np, or else what Horovod's other options amount to."""
-    slots = slots_here(args.hosts, args.hostfile)
-    limits = {int(limit) for limit in (args.min_size, args.max_size) if limit}
-    size = args.size or (limits.pop() if len(limits) == 1 else None) or slots
-    if size is None:
-        raise UsageError("how many ranks? Give -np N")
-    for flag, limit in (("--min-np", args.min_size), ("--max-np", args.max_size)):
-        if limit and int(limit) != size:
-            raise UsageError(f"{flag} {limit} with {size} ranks: {NO_ELASTIC}")
-    if slots is not None and size > slots:
-        where = "--hosts" if args.hosts else "--hostfile"
-        raise UsageError(f"-np {size}, but {where} has room for {slots}")
-    return int(size)
 
 
 def _settings(
@@ -119,9 +105,13 @@ def _variables(words: Sequence[str]) -> dict[str, str]:
     return variables
 
 
-def _make_writable(directory: Path, size: int) -> None:
+def _make_writable(
+    directory: Path, placement: Placement, where: SeveralHosts | OneOfSeveralNodes | None
+) -> None:
     """Makes the first rank's folder now, so that a bad path fails before anything starts."""
+    node = where.node if isinstance(where, OneOfSeveralNodes) else 0
+    first = placement.ranks_of(node)[0]
     try:
-        rank_folder(directory, 0, size).mkdir(parents=True, exist_ok=True)
+        rank_folder(directory, first, placement.size).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output-dir {directory}: {error.strerror} ({error.filename})") from None

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hora.launch.rank_process import RankProcess
+from hora.launch.crew import Rank
 
 
 def signal_name(signum: int) -> str:
@@ -22,10 +22,10 @@ def shell_code(exit_code: int) -> int:
     return 128 - exit_code if exit_code < 0 else exit_code
 
 
-def describe_failure(rank: RankProcess, oom_kills_seen: int) -> str:
+def describe_failure(rank: Rank, oom_kills_seen: int) -> str:
     """One sentence on a rank that failed by itself."""
     assert rank.exit_code
-    who = f"rank {rank.rank} (pid {rank.pid})"
+    who = f"rank {rank.rank} ({rank.where})"
     if rank.exit_code > 0:
         return f"{who} exited with code {rank.exit_code}"
     sentence = f"{who} was ended by {signal_name(-rank.exit_code)}"
@@ -40,13 +40,13 @@ def describe_failure(rank: RankProcess, oom_kills_seen: int) -> str:
     return sentence
 
 
-def summarise(ranks: Sequence[RankProcess], size: int) -> str:
+def summarise(ranks: Sequence[Rank], expected: Iterable[int]) -> str:
     """One line with the fate of every rank, equal fates together, in rank order."""
     groups: dict[str, list[int]] = {}
     for rank in ranks:
         groups.setdefault(_fate(rank), []).append(rank.rank)
-    if len(ranks) < size:
-        groups["not started"] = list(range(len(ranks), size))
+    if missing := sorted(set(expected) - {rank.rank for rank in ranks}):
+        groups["not started"] = missing
     return "; ".join(f"{_rank_list(members)}: {fate}" for fate, members in groups.items())
 
 
@@ -61,9 +61,11 @@ def count_oom_kills() -> int:
     return 0
 
 
-def _fate(rank: RankProcess) -> str:
+def _fate(rank: Rank) -> str:
+    if rank.is_lost:
+        return "lost"
     if rank.exit_code is None:
-        return f"still there (pid {rank.pid})"
+        return f"still there ({rank.where})"
     if rank.exit_code >= 0:
         return f"exit {rank.exit_code}"
     name = signal_name(-rank.exit_code)

@@ -110,7 +110,6 @@ def _any_word(word: str) -> str:
 _COUNT = whole(0, 1 << 31)
 _NO_MPI = "hora does not use MPI"
 _NO_GLOO = "hora has its own control plane instead of Gloo"
-_ONE_HOST = "all ranks are on this host, which needs no network"
 _OWN_CHOICE = "the engine chooses the algorithm for each tensor itself"
 _FIXED = "the ranks of this job never change"
 UNUSED = (
@@ -122,10 +121,7 @@ UNUSED = (
     Unused(("--autotune-gaussian-process-noise",), "the autotuner has no Gaussian process",
            (number(0, 1),)),
     Unused(("--disable-cache",), "nothing about hosts is remembered between jobs"),
-    Unused(("--network-interfaces", "--network-interface"), _ONE_HOST, (_any_word,)),
-    Unused(("--ssh-port", "-p"), _ONE_HOST, (whole(1, 65535),)),
-    Unused(("--ssh-identity-file", "-i"), _ONE_HOST, (_any_word,)),
-    Unused(("--tcp",), _ONE_HOST),
+    Unused(("--tcp",), "between hosts everything goes over TCP"),
     Unused(("--mpi", "--jsrun"), _NO_MPI),
     Unused(("--mpi-threads-disable", "--no-mpi-threads-disable"), _NO_MPI),
     Unused(("--mpi-args",), _NO_MPI, (_any_word,)),
@@ -170,10 +166,6 @@ def add_settings(group: argparse._ArgumentGroup, settings: Sequence[Setting]) ->
 def add_horovods_flags(parser: argparse.ArgumentParser) -> None:
     """Adds every flag of horovodrun that is not one of ours anyway."""
     group = parser.add_argument_group("Horovod's options")
-    group.add_argument("--hosts", "-H", metavar="HOST:N", help="this host and its number of slots")
-    group.add_argument(
-        "--hostfile", "-hostfile", metavar="F", help="the same from a file: HOST slots=N"
-    )
     for name, flags in (("min_size", ("--min-np", "--min-num-proc")),
                         ("max_size", ("--max-np", "--max-num-proc"))):  # fmt: skip
         group.add_argument(

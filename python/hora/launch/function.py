@@ -124,6 +124,8 @@ def run(  # noqa: PLR0917 - Horovod's order
         words = [*flags, "--", python, "-c", _ENTER, _package_root(), folder]
         spec = parse(words, "hora.run")  # mistakes are the caller's exceptions
         assert spec is not None
+        if spec.where is not None:
+            raise UsageError("hora.run calls the function on this host only; for others: horarun")
         _write_call(Path(folder), func, args, kwargs or {})
         code = _launch(words)
         return _results(Path(folder), spec.size, code)

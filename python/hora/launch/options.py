@@ -8,22 +8,24 @@ from pathlib import Path
 
 from hora.errors import UsageError
 from hora.launch.flags import DIAGNOSIS, TIMES, add_horovods_flags, add_settings, typed
+from hora.launch.host_options import add_host_options
 from hora.launch.spelling import did_you_mean
 from hora.settings import seconds
 
 MAX_RANKS = 1 << 20
-_DESCRIPTION = "Start N copies of a command on this host as the ranks of one hora job."
+_DESCRIPTION = "Start N copies of a command as the ranks of one hora job, on one host or several."
 _EXAMPLES = """\
 examples:
   horarun -np 4 train.py --lr 0.1                 a script, with this Python
   horarun -np 2 -x DATA_DIR python train.py       any command; DATA_DIR must be set
   horarun -np 2 -m mypackage.train                a module
   horarun -np 8 --output-dir logs -- ./job.sh -v  also write logs/rank.0/stdout …
+  horarun -H h1:2,h2:2 train.py                   two ranks on h1 (0, 1), two on h2 (2, 3)
   horarun --horovod -np 2 train.py                a script that imports horovod.torch
 
 Output lines start with the rank: "[1] " for stdout, "[1]! " (red on a terminal) for stderr.
-Rank 0 reads this terminal's input; the others read nothing. The first rank that fails ends the
-job, and its exit code (128 + n for signal n) is horarun's.
+On one host, rank 0 reads this terminal's input; all others read nothing. The first rank that fails
+ends the job, and its exit code (128 + n for signal n) is horarun's.
 """
 
 
@@ -55,12 +57,12 @@ def build_parser(program: str) -> OptionParser:
     )
     job = parser.add_argument_group("job")
     job.add_argument(
-        "-np", "-n", "--num-proc", "--nproc-per-node", dest="size", type=_ranks, metavar="N",
-        help="how many ranks to start (required)",
+        "-np", "-n", "--num-proc", dest="size", type=_ranks, metavar="N",
+        help="how many ranks to start; with hosts, by default as many as they have room for",
     )  # fmt: skip
     job.add_argument("-m", "--module", action="store_true", help="the command is a Python module")
     job.add_argument(
-        "-x", dest="variables", action="append", default=[], metavar="NAME[=VALUE]",
+        "-x", "--env", dest="variables", action="append", default=[], metavar="NAME[=VALUE]",
         help="set an environment variable for the ranks; NAME alone must be set here (repeatable)",
     )  # fmt: skip
     job.add_argument(
@@ -68,6 +70,7 @@ def build_parser(program: str) -> OptionParser:
         help="'import horovod.torch' means hora in the ranks, and HOROVOD_* variables are read",
     )  # fmt: skip
     job.add_argument("--config-file", metavar="F", help="read options from a YAML file")
+    add_host_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output-dir", "--output-filename", dest="directory", type=Path, metavar="D",

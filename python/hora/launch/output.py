@@ -1,4 +1,4 @@
-"""From the ranks' pipes to the screen and to ``--output-dir``: prefixes, files, the last lines."""
+"""From the ranks to the screen and to ``--output-dir``: prefixes, files, the last lines."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import selectors
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from hora.launch.lines import Line, LineSplitter
+from hora.launch.output_pipes import BACKLOG_LIMIT_BYTES, OutputPipes
 from hora.launch.terminal import STDERR, STDOUT, Terminal
 
-_READ_BYTES = 64 << 10
-_BACKLOG_LIMIT_BYTES = 1 << 20
 _TAIL_LINES = 20
 _COLOURS = (36, 32, 33, 34, 35, 96)  # never red: that is stderr's
 _NAMES = {STDOUT: "stdout", STDERR: "stderr"}
@@ -32,20 +29,10 @@ class OutputStyle:
     directory: Path | None = None
 
 
-class Progress(Enum):
-    """What reading a pipe came to."""
-
-    MORE = "there may be more"
-    EMPTY = "nothing at the moment"
-    END = "every writer has closed it"
-
-
 class RankStream:
-    """One pipe of one rank. Owns the pipe's read end and its file; reads without blocking."""
+    """What one rank writes to stdout or stderr: shown line by line, and recorded as it is."""
 
-    def __init__(self, pipe: int, rank: int, fd: int, style: OutputStyle, screen: Terminal) -> None:
-        os.set_blocking(pipe, False)
-        self.pipe = pipe
+    def __init__(self, rank: int, fd: int, style: OutputStyle, screen: Terminal) -> None:
         self.is_open = True
         self.tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self._rank = rank
@@ -61,14 +48,8 @@ class RankStream:
         """Also writes every byte, unchanged, to ``path``; raises OSError."""
         self._file = path.open("wb", buffering=0)
 
-    def read(self) -> Progress:
-        """Takes and shows what is there, up to 64 KiB."""
-        try:
-            data = os.read(self.pipe, _READ_BYTES)
-        except BlockingIOError:
-            return Progress.EMPTY
-        if not data:
-            return Progress.END
+    def feed(self, data: bytes) -> None:
+        """Shows the lines that ``data`` completes, and of rank 0 also the unfinished one."""
         self._record(data)
         for line in self._lines.feed(data):
             self._show(line)
@@ -76,13 +57,11 @@ class RankStream:
             # What a bare "\r" ended stays visible until the text that overwrites it comes.
             live = self._lines.pending.removesuffix(b"\r") or self._overwritten
             self._screen.live(self._fd, self._decorate(live) if live else b"")
-        return Progress.MORE
 
     def close(self) -> None:
-        """Shows the unfinished line and lets the pipe and the file go."""
+        """Shows the unfinished line and lets the file go."""
         for line in self._lines.flush() or [Line(b"")] * bool(self._overwritten):
             self._show(line)
-        os.close(self.pipe)
         self.is_open = False
         if self._file:
             self._file.close()
@@ -125,79 +104,71 @@ class RankStream:
 
 
 class RankOutputs:
-    """All ranks' streams in one selector; stops reading while the screen lags behind."""
+    """All ranks' streams: of ranks here through pipes in a selector, of others through ``feed``.
+
+    Stops reading pipes while the screen lags behind; whoever feeds looks at ``is_reading``.
+    """
 
     def __init__(
         self, size: int, style: OutputStyle, selector: selectors.BaseSelector, screen: Terminal
     ) -> None:
         self._size = size
         self._style = style
-        self._selector = selector
         self._screen = screen
         self._streams: dict[tuple[int, int], RankStream] = {}
-        self._is_reading = True
+        self._pipes = OutputPipes(selector, self.feed, self.close)
 
-    def add(self, rank: int, stdout: int, stderr: int) -> None:
-        """Takes over both pipes of a rank; raises OSError when its files cannot be made."""
-        for fd, pipe in ((STDOUT, stdout), (STDERR, stderr)):
-            stream = RankStream(pipe, rank, fd, self._style, self._screen)
-            self._streams[rank, fd] = stream
-            self._listen(stream)
+    def add(self, rank: int, pipes: tuple[int, int] | None = None) -> None:
+        """Expects a rank's output; raises OSError when its files cannot be made.
+
+        ``pipes`` are the read ends of (stdout, stderr), which are taken over.
+        """
+        for fd in _NAMES:
+            self._streams[rank, fd] = RankStream(rank, fd, self._style, self._screen)
+        if pipes:
+            self._pipes.add(rank, *pipes)
         if self._style.directory:
             folder = rank_folder(self._style.directory, rank, self._size)
             folder.mkdir(parents=True, exist_ok=True)
             for fd, name in _NAMES.items():
                 self._streams[rank, fd].record_to(folder / name)
 
+    def feed(self, rank: int, fd: int, data: bytes) -> None:
+        """What the rank wrote to STDOUT or STDERR."""
+        stream = self._streams.get((rank, fd))
+        if stream and stream.is_open:
+            stream.feed(data)
+
+    def close(self, rank: int, fd: int) -> None:
+        """The rank will write no more to STDOUT or STDERR."""
+        stream = self._streams.get((rank, fd))
+        if stream and stream.is_open:
+            stream.close()
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the screen keeps up."""
+        return self._pipes.is_reading
+
     def throttle(self) -> None:
         """Called once per turn: full pipes hold the ranks back, as a slow terminal would."""
-        want = self._screen.backlog_bytes < _BACKLOG_LIMIT_BYTES
-        if want != self._is_reading:
-            self._is_reading = want
-            for stream in self._open_streams():
-                if want:
-                    self._listen(stream)
-                else:
-                    self._selector.unregister(stream.pipe)
+        self._pipes.listen(self._screen.backlog_bytes < BACKLOG_LIMIT_BYTES)
 
     def catch_up(self, rank: int) -> None:
         """Shows what an ended rank has left in its pipes (one read takes all they can hold)."""
-        for fd in (STDOUT, STDERR):
-            stream = self._streams.get((rank, fd))
-            if stream and stream.is_open:
-                self._read(stream)
+        self._pipes.catch_up(rank)
 
     def finish(self) -> None:
-        """Shows what is left in the pipes; called when no process holds their other ends."""
-        for stream in self._open_streams():
-            while self._read(stream):
-                pass
-            if stream.is_open:
-                self._close(stream)
+        """Shows what is left; called when no process holds the pipes' other ends."""
+        self._pipes.finish()
+        for rank, fd in self._streams:
+            self.close(rank, fd)
         self._screen.close_live()
 
     def tail(self, rank: int) -> list[bytes]:
         """The last lines of the rank's stderr."""
         stream = self._streams.get((rank, STDERR))
         return list(stream.tail) if stream else []
-
-    def _listen(self, stream: RankStream) -> None:
-        self._selector.register(stream.pipe, selectors.EVENT_READ, partial(self._read, stream))
-
-    def _read(self, stream: RankStream) -> bool:
-        """Returns whether there may be more."""
-        progress = stream.read()
-        if progress is Progress.END:
-            self._close(stream)
-        return progress is Progress.MORE
-
-    def _close(self, stream: RankStream) -> None:
-        if self._is_reading:
-            self._selector.unregister(stream.pipe)
-        stream.close()
-
-    def _open_streams(self) -> list[RankStream]:
-        return [stream for stream in self._streams.values() if stream.is_open]
 
 
 def rank_folder(directory: Path, rank: int, size: int) -> Path:

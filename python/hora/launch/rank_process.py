@@ -10,6 +10,7 @@ from functools import partial
 
 from hora.launch.bootstrap_pipe import JobIdentity, open_bootstrap_pipe
 from hora.launch.environment import rank_environment
+from hora.launch.placement import Place
 from hora.launch.process_tree import die_with_parent
 
 
@@ -19,6 +20,9 @@ class RankProcess:
     The launcher reaps all children in one place, so that nothing here waits; ``exit_code`` follows
     ``subprocess``: None while running, negative for a signal.
     """
+
+    is_lost = False
+    oom_kills: int | None = None  # the launcher counts them itself
 
     def __init__(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         self.rank = rank
@@ -30,20 +34,24 @@ class RankProcess:
     @classmethod
     def start(
         cls,
-        rank: int,
-        size: int,
+        place: Place,
         command: Sequence[str],
         job_env: Mapping[str, str],
         identity: JobIdentity,
+        *,
+        reads_input: bool,
     ) -> RankProcess:
-        """Starts the rank; rank 0 inherits stdin and the listening socket. Raises OSError."""
-        bootstrap = open_bootstrap_pipe(identity, rank, size)
-        listen_fd = identity.listen_fd(rank)
+        """Starts the rank; rank 0 inherits the listening socket. Raises OSError.
+
+        ``reads_input``: it inherits stdin; else it reads nothing.
+        """
+        bootstrap = open_bootstrap_pipe(identity, place)
+        listen_fd = identity.listen_fd(place.rank)
         try:
             process = subprocess.Popen(
                 command,
-                env=rank_environment(job_env, rank, bootstrap),
-                stdin=None if rank == 0 else subprocess.DEVNULL,
+                env=rank_environment(job_env, place, bootstrap),
+                stdin=None if reads_input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
@@ -54,7 +62,7 @@ class RankProcess:
             )
         finally:
             os.close(bootstrap)
-        return cls(rank, process)
+        return cls(place.rank, process)
 
     def take_pipes(self) -> tuple[int, int]:
         """Hands over the read ends of (stdout, stderr) to the caller, who closes them."""
@@ -73,6 +81,11 @@ class RankProcess:
     def is_running(self) -> bool:
         """Whether it has not been reaped yet, so that its process id is still its own."""
         return self.exit_code is None
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        return f"pid {self.pid}"
 
     def signal_group(self, signum: int) -> None:
         """Signals the rank and the children that stayed in its process group."""

@@ -62,6 +62,12 @@ class DescriptorWriter:
             self._on_error(self._fd, error)
         self._wait_for_room(bool(self._buffer))
 
+    def abandon(self) -> None:
+        """Drops what is not written, and all that comes; called before the descriptor closes."""
+        self._is_broken = True
+        self._buffer.clear()
+        self._wait_for_room(False)
+
     def _wait_for_room(self, wait: bool) -> None:
         if wait and not self._is_waiting:
             self._selector.register(self._fd, selectors.EVENT_WRITE, self.pump)

@@ -126,7 +126,7 @@ def test_a_rank_without_a_result(function, message):
     ("arguments", "message"),
     [
         ({"np": 0}, "'0' is not a whole number of ranks"),
-        ({"hosts": "far:1"}, "'far' is not this host"),
+        ({"hosts": "far.invalid:1"}, "on this host only"),
         ({"min_np": 1, "num_proc": 2}, "elastic training is not there yet"),
         ({"use_gloo": True, "use_mpi": True}, "either use_gloo or use_mpi"),
         ({"executable": "/no/such/python"}, "command '/no/such/python' not found"),

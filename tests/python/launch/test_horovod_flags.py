@@ -103,7 +103,10 @@ def test_settings(words, settings):
         (["--max-np", "4"], "--max-np 4 with 2 ranks: elastic training is not there yet"),
         (["--host-discovery-script", "./d.sh"], "--host-discovery-script: elastic training is"),
         (["--slots-per-host", "2"], "--slots-per-host: elastic training is not there yet"),
-        (["-H", "far:2"], "--hosts: 'far' is not this host"),
+        (["-H", "-oProxyCommand=x:2"], "'-oProxyCommand=x' is not the name or address of a host"),
+        (["-H", "a;b:2"], "'a;b' is not the name or address of a host"),
+        (["-H", "$(id):2"], "is not the name or address of a host"),
+        (["-H", "localhost:0"], "'localhost:0' is not a host with its number of slots"),
         (["-H", "localhost:1"], "-np 2, but --hosts has room for 1"),
         (["-H", "localhost:two"], "'localhost:two' is not a host with its number of slots"),
         (["-H", "localhost:2,"], "'' is not a host"),
@@ -132,8 +135,8 @@ def test_this_host_by_all_its_names(tmp_path):
     assert parse(["-H", f"{name}:3", "true"]).size == 3
     assert parse(["-H", "127.0.0.1", "true"]).size == 1
     assert parse(["-hostfile", str(hostfile), "true"]).size == 3
-    hostfile.write_text("localhost slots=2\nfar slots=2\n")
-    with pytest.raises(UsageError, match="hosts:2: 'far' is not this host"):
+    hostfile.write_text("localhost slots=2\nfar away slots=2\n")
+    with pytest.raises(UsageError, match="hosts:2: 'far away' is not the name"):
         parse(["--hostfile", str(hostfile), "true"])
 
 

@@ -34,10 +34,11 @@ def test_documents_of_three_ranks(launch):
     told = ask(launch, 3)
     first = told[0]
     for rank, fields in enumerate(told):
-        assert fields["version"] == 1
+        assert fields["version"] == 2
         assert (fields["rank"], fields["size"]) == (rank, 3)
         assert (fields["local_rank"], fields["local_size"]) == (rank, 3)
         assert (fields["cross_rank"], fields["cross_size"]) == (0, 1)
+        assert (fields["store"], fields["interfaces"]) == ("", [])
         assert all(fields[name] == first[name] for name in ("job_id", "key", "rendezvous"))
         assert fields["is_socket"] == (rank == 0)
         assert (fields["listen_fd"] is None) == (rank > 0)

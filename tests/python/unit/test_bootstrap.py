@@ -19,9 +19,9 @@ from hora.errors import HoraError, UsageError
 TIMEOUT_S = 5.0
 KEY = "ab" * 32
 DOCUMENT = {
-    "version": 1, "job_id": "0123456789abcdef", "key": KEY, "rank": 1, "size": 4, "local_rank": 1,
+    "version": 2, "job_id": "0123456789abcdef", "key": KEY, "rank": 1, "size": 4, "local_rank": 1,
     "local_size": 4, "cross_rank": 0, "cross_size": 1, "rendezvous": "hora-" + "0" * 32,
-    "listen_fd": None,
+    "listen_fd": None, "store": "", "interfaces": [],
 }  # fmt: skip
 TORCHRUN = {
     "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
@@ -58,6 +58,14 @@ def test_document_of_horarun():
     found = detect(told(), timeout=TIMEOUT_S)
     place = (0, 1, "hora-" + "0" * 32, bytes.fromhex(KEY), None, "horarun")
     assert found == Bootstrap(1, 4, 1, 4, *place, "0123456789abcdef")
+
+
+def test_document_of_a_job_over_several_hosts():
+    several = {"local_rank": 0, "local_size": 2, "cross_rank": 0, "cross_size": 2}
+    where = {"rendezvous": "", "store": "10.0.0.1:4000", "interfaces": ["eth0", "10.0.0.0/24"]}
+    found = detect(told(**several, **where), timeout=TIMEOUT_S)
+    assert (found.rendezvous, found.store, found.listen_fd) == ("", "10.0.0.1:4000", None)
+    assert found.interfaces == ("eth0", "10.0.0.0/24")
 
 
 def test_asking_again_needs_no_pipe():
@@ -129,9 +137,10 @@ def test_document_that_is_none(content):
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2}, {"rank": 4}, {"rank": -1}, {"rank": "1"}, {"rank": True}, {"size": 0},
+        {"version": 1}, {"rank": 4}, {"rank": -1}, {"rank": "1"}, {"rank": True}, {"size": 0},
         {"size": 1 << 30}, {"local_rank": 4}, {"cross_rank": 1}, {"key": "ab"}, {"key": "zz" * 32},
         {"key": None}, {"rendezvous": 3}, {"listen_fd": "7"}, {"listen_fd": -1}, {"extra": 1},
+        {"store": None}, {"store": "10.0.0.1:4000"}, {"interfaces": None}, {"interfaces": [3]},
     ],
 )  # fmt: skip
 def test_document_with_a_wrong_field(change):

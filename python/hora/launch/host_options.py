@@ -1,0 +1,169 @@
+"""The options that say where ranks run, and what they amount to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from hora.errors import UsageError
+from hora.launch.flags import NO_ELASTIC, Setting, add_settings, typed
+from hora.launch.hosts import Host, read_hosts
+from hora.launch.job_spec import OneOfSeveralNodes, SeveralHosts
+from hora.launch.placement import Placement
+from hora.launch.secret_file import VARIABLE as SECRET_FILE
+from hora.launch.ssh import SshOptions
+from hora.launch.store import INTERFACES, checked_interfaces
+from hora.settings import seconds, whole
+
+_MASTER_PORT = 29500  # torchrun's
+_MOST_NODES = 1 << 16
+_NETWORK = (
+    Setting(("--network-interfaces", "--network-interface"), INTERFACES, checked_interfaces,
+            "names or networks (eth0,10.0.0.0/8) that may be listened on; the first that is up "
+            "counts, on each host; by default the way to the other hosts", "I"),
+)  # fmt: skip
+_SECRET = (
+    Setting(("--secret-file",), SECRET_FILE, str,
+            "with --nnodes: 64 hexadecimal digits, the same on all nodes, mode 0600", "F"),
+)  # fmt: skip
+# What one host has no use for: the flag and its destination.
+_SEVERAL_ONLY = {
+    "ssh_port": "--ssh-port", "ssh_identity_file": "--ssh-identity-file", INTERFACES:
+    "--network-interfaces", "ssh_options": "--ssh-option", "remote_python": "--remote-python",
+}  # fmt: skip
+
+
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """Adds them in two groups: one launcher for all hosts, and one on each."""
+    hosts = parser.add_argument_group("several hosts, started from here by ssh")
+    hosts.add_argument(
+        "--hosts", "-H", metavar="H:N,…", help="hosts and how many ranks each has room for"
+    )
+    hosts.add_argument(
+        "--hostfile", "-hostfile", metavar="F",
+        help="the same from a file: lines of HOST slots=N or HOST:N, # comments",
+    )  # fmt: skip
+    hosts.add_argument("--ssh-port", "-p", type=typed(whole(1, 65535)), metavar="P",
+                       help="ssh's port on the hosts")  # fmt: skip
+    hosts.add_argument("--ssh-identity-file", "-i", metavar="F", help="ssh's private key")
+    hosts.add_argument(
+        "--ssh-option", dest="ssh_options", action="append", default=[], metavar="O",
+        help="passed on as ssh -o O (repeatable); all else is as in your ~/.ssh/config",
+    )  # fmt: skip
+    hosts.add_argument(
+        "--remote-python", default="", metavar="F",
+        help="the other hosts' Python (default: the same path as here)",
+    )  # fmt: skip
+    hosts.add_argument(
+        "--connect-timeout", type=typed(seconds(3600, low=0.1)), default="5", metavar="S",
+        help="give up on a host that does not answer (default 5)",
+    )  # fmt: skip
+    add_settings(hosts, _NETWORK)
+    nodes = parser.add_argument_group("several hosts, horarun started once on each (as torchrun)")
+    nodes.add_argument("--nproc-per-node", dest="per_node", type=typed(whole(1, 1 << 20)),
+                       metavar="N", help="ranks on each host")  # fmt: skip
+    nodes.add_argument("--nnodes", type=_nodes, metavar="N", help="number of hosts")
+    nodes.add_argument("--node-rank", type=typed(whole(0, _MOST_NODES)), metavar="R",
+                       help="this host's number, from 0")  # fmt: skip
+    nodes.add_argument("--master-addr", metavar="A", help="an address of host 0")
+    nodes.add_argument(
+        "--master-port", type=typed(whole(1, 65534)), metavar="P",
+        help=f"host 0 listens there (default {_MASTER_PORT}); the ranks' MASTER_PORT is the next",
+    )  # fmt: skip
+    add_settings(nodes, _SECRET)
+
+
+def place_ranks(
+    args: argparse.Namespace, environ: Mapping[str, str]
+) -> tuple[Placement, SeveralHosts | OneOfSeveralNodes | None]:
+    """How many ranks each host gets, and who starts them. Raises UsageError.
+
+    ``environ`` is what the ranks will see of the settings. May block in the resolver.
+    """
+    if args.nnodes is not None and int(args.nnodes) > 1:
+        return _one_of_several(args, environ)
+    for flag in ("node_rank", "master_addr", "master_port"):
+        value = getattr(args, flag)
+        if value is not None and args.nnodes is None:
+            raise UsageError(f"--{flag.replace('_', '-')} {value} needs --nnodes")
+    hosts = read_hosts(args.hosts, args.hostfile)
+    if args.per_node:
+        hosts = tuple(replace(host, slots=int(args.per_node)) for host in hosts)
+    size = _size(args, hosts)
+    placement = Placement.fill([host.slots for host in hosts] or [size], size)
+    used = hosts[: len(placement.sizes)]
+    if not used or (len(used) == 1 and used[0].is_here):
+        return placement, None
+    ssh = SshOptions(
+        int(args.ssh_port) if args.ssh_port else None,
+        args.ssh_identity_file,
+        tuple(args.ssh_options),
+        args.remote_python,
+        float(args.connect_timeout),
+    )
+    return placement, SeveralHosts(used, ssh)
+
+
+def notes_on_one_host(given: argparse.Namespace) -> list[str]:
+    """One line on options that a job on this host has no use for."""
+    flags = [flag for name, flag in _SEVERAL_ONLY.items() if getattr(given, name, None)]
+    have = "has" if len(flags) == 1 else "have"
+    because = "all ranks are on this host, which needs no network"
+    return [f"{', '.join(flags)} {have} no effect: {because}"] if flags else []
+
+
+def _size(args: argparse.Namespace, hosts: tuple[Host, ...]) -> int:
+    """The number of ranks: -np, or else what the other options amount to."""
+    slots = sum(host.slots for host in hosts) or None
+    limits = {int(limit) for limit in (args.min_size, args.max_size) if limit}
+    per_node = None if slots else args.per_node
+    size = args.size or (limits.pop() if len(limits) == 1 else None) or slots or per_node
+    if size is None:
+        raise UsageError("how many ranks? Give -np N")
+    size = int(size)
+    if per_node and int(per_node) != size:
+        raise UsageError(f"-np {size} with --nproc-per-node {per_node} on one host: give one")
+    for flag, limit in (("--min-np", args.min_size), ("--max-np", args.max_size)):
+        if limit and int(limit) != size:
+            raise UsageError(f"{flag} {limit} with {size} ranks: {NO_ELASTIC}")
+    if slots is not None and size > slots:
+        where = "--hosts" if args.hosts else "--hostfile"
+        raise UsageError(f"-np {size}, but {where} has room for {slots}")
+    return size
+
+
+def _one_of_several(
+    args: argparse.Namespace, environ: Mapping[str, str]
+) -> tuple[Placement, OneOfSeveralNodes]:
+    count = int(args.nnodes)
+    if args.hosts or args.hostfile:
+        raise UsageError(f"--nnodes {count} with --hosts or --hostfile: one of them starts ranks")
+    if args.node_rank is None or args.master_addr is None:
+        missing = "--node-rank" if args.node_rank is None else "--master-addr"
+        raise UsageError(f"--nnodes {count} needs {missing}")
+    node = int(args.node_rank)
+    if node >= count:
+        raise UsageError(f"--node-rank {node} is not below --nnodes {count}")
+    size = args.size and int(args.size)
+    if args.per_node is None and (size is None or size % count):
+        raise UsageError(f"--nnodes {count} needs --nproc-per-node, the ranks on each host")
+    per_node = int(args.per_node or size // count)
+    if size not in (None, per_node * count):
+        raise UsageError(f"-np {size} is not {count} nodes × {per_node} ranks")
+    secret = environ.get(SECRET_FILE)
+    if not secret:
+        raise UsageError(
+            f"--nnodes {count} needs --secret-file (or {SECRET_FILE}): the same file on all nodes, "
+            "made with (umask 077; openssl rand -hex 32 > FILE)"
+        )
+    port = int(args.master_port or _MASTER_PORT)
+    where = OneOfSeveralNodes(node, args.master_addr, port, Path(secret))
+    return Placement((per_node,) * count), where
+
+
+def _nodes(word: str) -> str:
+    if ":" in word:
+        raise argparse.ArgumentTypeError(f"{word!r}: {NO_ELASTIC}")
+    return str(typed(whole(1, _MOST_NODES))(word))

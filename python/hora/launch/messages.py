@@ -1,0 +1,69 @@
+"""What a launcher and its agents say to each other: one JSON object per line, both ways.
+
+Agent to launcher: ``hello`` (hora, python, host, address), ``checked`` (problems, address, port),
+``rank`` (rank, pid), ``out`` (rank, fd, data in base64), ``shut`` (rank, fd), ``exit`` (ranks:
+rank, code and oom_kills of each), ``failed`` (reason), ``alive``, ``end`` (left).
+
+Launcher to agent: ``check`` (what the checks need), ``start`` (the key and what the ranks need),
+``signal`` (number), ``terminate``, ``kill``, ``alive``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_LINE_LIMIT_BYTES = 4 << 20
+_NOISE_LIMIT_BYTES = 64 << 10
+ALIVE_EVERY_S = 5.0
+SILENCE_LIMIT_S = 30.0
+
+
+class ProtocolError(Exception):
+    """What came is no message; the text says what it was."""
+
+
+def encode(kind: str, **fields: Any) -> bytes:
+    """One line."""
+    return json.dumps({"kind": kind, **fields}).encode() + b"\n"
+
+
+class MessageReader:
+    """Cuts one stream into messages. Lines before the first one are noise (a login script's)."""
+
+    def __init__(self, first_kind: str) -> None:
+        self._first_kind = first_kind
+        self._has_begun = False
+        self._pending = b""
+        self._noise_bytes = 0
+        self.noise = b""  # the last line of it
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Returns the messages that ``data`` completes. Raises ProtocolError."""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        if len(self._pending) > _LINE_LIMIT_BYTES:
+            raise ProtocolError("a line without end")
+        return [message for line in lines if (message := self._message(line)) is not None]
+
+    def _message(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            message = json.loads(line)
+            kind = message["kind"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            message = kind = None
+        if self._has_begun:
+            if not isinstance(kind, str):
+                raise ProtocolError(f"{_shown(line)} instead of a message")
+            return dict(message)
+        if kind == self._first_kind:
+            self._has_begun = True
+            return dict(message)
+        self._noise_bytes += len(line)
+        self.noise = line or self.noise
+        if self._noise_bytes > _NOISE_LIMIT_BYTES:
+            raise ProtocolError(f"{_shown(line)} and more instead of a message")
+        return None
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:60].decode(errors="replace"))

@@ -1,0 +1,129 @@
+"""The checks of all hosts before any rank starts: who answers, with what, and whether it fits."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hora
+from hora.errors import HoraError
+from hora.launch.agent_host import AgentHost, Stage
+from hora.launch.environment import forwarded_environment, terminal_variables
+from hora.launch.job_spec import JobSpec, SeveralHosts
+from hora.launch.store import StoreHost, choose_address, host_store, interfaces_of, resolve
+
+_CHECK_LIMIT_S = 5.0
+
+
+class Preflight:
+    """Owns the store, which is opened as soon as one other host has answered."""
+
+    def __init__(self, spec: JobSpec, agents: Sequence[AgentHost], key: str) -> None:
+        assert isinstance(spec.where, SeveralHosts)
+        self._spec = spec
+        self._ssh = spec.where.ssh
+        self._agents = agents
+        self._key = key
+        self._interfaces = interfaces_of({**os.environ, **spec.settings})
+        self._env = {**terminal_variables(spec.size), **forwarded_environment(os.environ)}
+        self._store: StoreHost | None = None
+        self._store_problem = ""
+
+    def take(self, agent: AgentHost, message: dict[str, Any]) -> None:
+        """Takes an agent's hello, or the outcome of its checks."""
+        if message["kind"] == "hello":
+            if message["hora"] != hora.__version__:
+                agent.fail(
+                    f"hora {message['hora']} is installed there, but {hora.__version__} here: "
+                    f"install the same version on all hosts (there: {message['python']})"
+                )
+            agent.address = str(message["address"])
+            agent.stage = Stage.GREETED
+            return
+        agent.problems += [f"{agent.name}: {problem}" for problem in message["problems"]]
+        agent.address, agent.port = str(message["address"]), int(message["port"])
+        agent.stage = Stage.CHECKED
+        agent.wait(None)
+
+    def go_on(self, note: Callable[[str], None]) -> None:
+        """Asks agents that have answered to check their host, once the store is there."""
+        usable = [agent for agent in self._agents if not agent.problems]
+        if self._needs_store and not self._store and not self._store_problem:
+            others = [agent for agent in usable if not agent.host.is_here]
+            greeted = next((agent for agent in others if agent.stage >= Stage.GREETED), None)
+            if greeted is None and others:
+                return
+            if greeted:
+                self._open_store(greeted, note)
+        for agent in usable:
+            if agent.stage is Stage.GREETED:
+                agent.stage = Stage.CHECKING
+                agent.wait(_CHECK_LIMIT_S)
+                agent.send("check", **self._check_fields(agent))
+
+    def problems(self) -> list[str]:
+        """All that stands in the way, host by host."""
+        found = [problem for agent in self._agents for problem in agent.problems]
+        return found + [self._store_problem] * bool(self._store_problem)
+
+    def why_late(self, agent: AgentHost) -> str:
+        """Says what did not happen in time."""
+        if agent.stage is Stage.CONNECTING:
+            limit = f"{self._ssh.connect_timeout_s:g} s (--connect-timeout)"
+            if agent.host.is_here:
+                return f"the agent did not start within {limit}"
+            port = f"port {self._ssh.port}" if self._ssh.port else "its ssh port"
+            return f"no answer from {port} within {limit}"
+        return f"its checks did not end within {_CHECK_LIMIT_S:g} s"
+
+    def start_fields(self, agent: AgentHost) -> dict[str, Any]:
+        """What an agent is told to start its ranks; with the key."""
+        master = self._agents[0]
+        return {
+            "key": self._key,
+            "job_id": self._spec.job_id,
+            "sizes": self._spec.placement.sizes,
+            "index": agent.index,
+            "name": agent.host.address,
+            "master": [master.address, master.port],
+            "horovod": self._spec.horovod,
+            "grace_s": self._spec.grace_s,
+        }
+
+    def close(self) -> None:
+        """Ends the store."""
+        if self._store:
+            self._store.close()
+
+    @property
+    def _needs_store(self) -> bool:
+        return len(self._agents) > 1
+
+    def _open_store(self, other: AgentHost, note: Callable[[str], None]) -> None:
+        try:
+            address = choose_address(self._interfaces, other.address or resolve(other.host.address))
+            self._store = host_store(address, 0, self._spec.job_id, self._key)
+        except HoraError as error:
+            self._store_problem = f"{socket.gethostname()} (this host): {error}"
+            return
+        note(f"{len(self._agents)} hosts; the store listens on {self._store.address}")
+
+    def _check_fields(self, agent: AgentHost) -> dict[str, Any]:
+        command = list(self._spec.command)
+        is_python = command[0] == sys.executable
+        if is_python and self._ssh.python and not agent.host.is_here:
+            command[0] = self._ssh.python
+        is_script = is_python and len(command) > 1 and command[1].endswith(".py")
+        return {
+            "command": command,
+            "files": command[1:2] if is_script else [],
+            "folder": os.getcwd(),
+            "env": self._env,
+            "settings": dict(self._spec.settings),
+            "store": self._store.address if self._store else "",
+            "interfaces": self._interfaces,
+            "is_first": agent.index == 0,
+        }

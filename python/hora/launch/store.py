@@ -1,0 +1,97 @@
+"""Where the ranks of several hosts meet: the store's server, and the addresses it may have."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hora.errors import HoraError, UsageError
+
+INTERFACES = "HORA_NETWORK_INTERFACES"
+
+
+class StoreHost:
+    """Owns a listening store (its thread is native). Raises HoraError when it cannot listen."""
+
+    def __init__(self, address: str, job_id: str, key: str) -> None:
+        server = _native("StoreServer")
+        try:
+            self._server = server(address, job_id, bytes.fromhex(key))
+        except RuntimeError as error:
+            raise HoraError(f"the job's store cannot listen on {address}: {error}") from None
+
+    @property
+    def address(self) -> str:
+        """Where ranks reach it: "ip:port"."""
+        return str(self._server.address)
+
+    def close(self) -> None:
+        """Whoever waits in the store is told that it is gone."""
+        self._server.close()
+
+
+def host_store(address: str, port: int, job_id: str, key: str) -> StoreHost:
+    """Starts a store on a name or number of this host; port 0: any. Raises HoraError."""
+    return StoreHost(endpoint(resolve(address), port), job_id, key)
+
+
+def choose_address(interfaces: Sequence[str], towards: str) -> str:
+    """Returns the numeric address of this host on the first of ``interfaces`` that is up.
+
+    ``towards`` is a numeric address: without interfaces, the kernel's choice for reaching it.
+    Raises HoraError that names what was wanted and what there is.
+    """
+    choose = _native("choose_address")
+    try:
+        return str(choose(list(interfaces), endpoint(towards, 0))).rsplit(":", 1)[0].strip("[]")
+    except RuntimeError as error:
+        raise HoraError(str(error)) from None
+
+
+def endpoint(address: str, port: int) -> str:
+    """Returns "ip:port", or "[ip]:port" for IPv6."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """The opposite of ``endpoint``."""
+    address, _, port = text.rpartition(":")
+    return address.strip("[]"), int(port)
+
+
+def resolve(host: str) -> str:
+    """Returns the first numeric address of a host; raises HoraError that names it.
+
+    Blocks for as long as the resolver takes.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise HoraError(f"{host}: no address is known for this name ({error.strerror})") from None
+    return str(found[0][4][0])
+
+
+def interfaces_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The interfaces and networks that a job may use; none: the kernel's choice."""
+    return tuple(filter(None, (word.strip() for word in environ.get(INTERFACES, "").split(","))))
+
+
+def checked_interfaces(word: str) -> str:
+    """A reader for the option: names or networks with commas between them. Raises ValueError."""
+    words = [part.strip() for part in word.split(",")]
+    allowed = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/@%")
+    if not all(words) or any(part[0] == "-" or set(part) - allowed for part in words):
+        raise ValueError(f"{word!r} is not a list of interfaces or networks, as in eth0,10.0.0.0/8")
+    return ",".join(words)
+
+
+def _native(name: str) -> Any:
+    try:
+        return getattr(importlib.import_module("hora._core"), name)
+    except (ImportError, AttributeError):
+        raise UsageError(
+            f"this installation of hora cannot run over several hosts: its core has no {name}; "
+            "install it again (pip install --force-reinstall hora)"
+        ) from None
