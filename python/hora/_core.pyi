@@ -188,24 +188,49 @@ def torch_ops_api() -> int:
 def forget_compiled_names(process_set: int | None = None) -> None:
     """Numbers the unnamed operations of compiled graphs from 0 again, in one process set or all."""
 
-def try_submit(
-    handle_class: type[_H],
+def start_usual(
     kind: int,
-    name: str,
+    name: str | None,
     input: Any,
     output: Any,
-    reduce_op: int = ...,
-    root_rank: int = -1,
-    prescale: float = 1.0,
-    postscale: float = 1.0,
-    process_set: int = 0,
-    splits: list[int] | None = None,
-    priority: int = 0,
-) -> _H | None:
-    """``submit`` for one plain tensor; the handle is of that class, and its result the output.
+    op: int | None,
+    root_rank: int,
+    prescale: float,
+    postscale: float,
+    process_set: Any,
+    priority: int,
+    /,
+) -> Any:
+    """The usual submission, of which ``output`` is the result: returns its handle.
 
-    Returns None, with nothing done, when the input is not plain: see ``is_plain``.
+    Usual are a name, a plain input, an ``op`` of the enumeration (None: the average) that is not
+    Adasum, the set of all ranks, and no profiler. Otherwise, returns None with nothing done. See
+    ``set_usual``.
     """
+
+def run_usual(
+    kind: int,
+    name: str | None,
+    input: Any,
+    output: Any,
+    op: int | None,
+    root_rank: int,
+    prescale: float,
+    postscale: float,
+    process_set: Any,
+    priority: int,
+    /,
+) -> bool:
+    """``start_usual`` for a caller that waits: whether the operation has been done."""
+
+def set_usual(
+    handle_class: type[Handle],
+    operators: type[int],
+    global_set: object,
+    profiling: Callable[[], bool],
+    bump: Callable[[tuple[Any]], None],
+) -> None:
+    """What ``start_usual`` takes and returns; ``bump`` is told of tensors that have changed."""
 
 def try_run(
     kind: int,

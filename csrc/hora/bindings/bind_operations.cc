@@ -15,6 +15,7 @@
 #include "hora/bindings/raise.h"
 #include "hora/bindings/roots.h"
 #include "hora/bindings/tensor_access.h"
+#include "hora/bindings/usual_call.h"
 
 namespace hora::bindings {
 namespace {
@@ -211,18 +212,29 @@ PyObject* Run(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keyw
   });
 }
 
-PyObject* TrySubmit(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+PyObject* StartUsual(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return Guarded([&]() -> PyObject* {
-    if (count == 0 || !PyType_Check(args[0])) {
-      throw py::type_error("try_submit() takes the class of the handle first");
-    }
-    const Call call = ReadCall(args + 1, count - 1, keywords);
-    std::optional<BoundHandle> operation = StartPlain(call, /*will_wait=*/false);
+    const std::optional<Call> call = ReadUsualCall(args, count);
+    if (!call) Py_RETURN_NONE;
+    std::optional<BoundHandle> operation = StartPlain(*call, /*will_wait=*/false);
     if (!operation) Py_RETURN_NONE;
-    return MakeHandle(reinterpret_cast<PyTypeObject*>(args[0]), std::move(*operation),
-                      py::reinterpret_borrow<py::object>(call.output))
+    MarkChanged(*call);
+    auto* type = reinterpret_cast<PyTypeObject*>(Usual().handle_class.ptr());
+    return MakeHandle(type, std::move(*operation), py::reinterpret_borrow<py::object>(call->output))
         .release()
         .ptr();
+  });
+}
+
+PyObject* RunUsual(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return Guarded([&]() -> PyObject* {
+    const std::optional<Call> call = ReadUsualCall(args, count);
+    if (!call) Py_RETURN_FALSE;
+    std::optional<BoundHandle> operation = StartPlain(*call, /*will_wait=*/true);
+    if (!operation) Py_RETURN_FALSE;
+    operation->Wait(std::nullopt);
+    MarkChanged(*call);
+    Py_RETURN_TRUE;
   });
 }
 
@@ -246,12 +258,22 @@ void BindOperations(py::module_& module) {
   static PyMethodDef functions[] = {
       {"submit", AsCFunction(Submit), kFlags, "Submits an operation; returns its handle."},
       {"run", AsCFunction(Run), kFlags, "submit() and wait() in one."},
-      {"try_submit", AsCFunction(TrySubmit), kFlags, "submit() for one plain tensor, or None."},
+      {"start_usual", AsCFunction(StartUsual), METH_FASTCALL, "The usual submit(), or None."},
+      {"run_usual", AsCFunction(RunUsual), METH_FASTCALL, "The usual run(), or False."},
       {"try_run", AsCFunction(TryRun), kFlags, "run() for one plain tensor, or False."},
       {"is_plain", IsPlain, METH_O, "Whether the engine can work on a tensor as it is."},
       {}};
   if (PyModule_AddFunctions(module.ptr(), functions) != 0) throw py::error_already_set();
   module.def("set_plain_types", [](const py::args& types) { SetPlainTypes(types); });
+  module.def(
+      "set_usual",
+      [](py::type handle_class, py::type operators, py::object global_set, py::object profiling,
+         py::object bump) {
+        Usual() = {std::move(handle_class), std::move(operators), std::move(global_set),
+                   std::move(profiling), std::move(bump)};
+      },
+      py::arg("handle_class"), py::arg("operators"), py::arg("global_set"), py::arg("profiling"),
+      py::arg("bump"));
 }
 
 }  // namespace hora::bindings

@@ -23,18 +23,17 @@ from torch.compiler import is_dynamo_compiling
 
 from hora import _core
 from hora.ops import ReduceOp
-from hora.process_sets import ProcessSet, global_process_set, id_of
+from hora.process_sets import ProcessSet, global_process_set
 from hora.torch.autograd import Gradient, differentiable, is_linear, needs_grad, no_gradient
 from hora.torch.compression import Compression, Compressor
 from hora.torch.handle import Handle
 from hora.torch.kinds import ALLREDUCE, Terms, chosen_op, reduction_terms
 from hora.torch.sparse import is_sparse, start_sparse, start_sparse_in_place
 from hora.torch.submission import (
-    bump_versions,
+    mark_changed,
     run_plain,
     start_in_place,
     start_out_of_place,
-    start_plain,
 )
 
 __all__ = [
@@ -58,10 +57,12 @@ Min = ReduceOp.MIN
 Max = ReduceOp.MAX
 Product = ReduceOp.PRODUCT
 
-# These calls are the latency that users see: what they need is at hand, no function is called for
-# what an expression says, and a tensor that needs no preparation goes straight to the engine.
+# These calls are the latency that users see: what they need is at hand, and the usual ones, by name
+# and with a tensor that needs no preparation, go straight to the engine.
 _is_plain = _core.is_plain
-_AVERAGE = int(ReduceOp.AVERAGE)
+_start_usual = _core.start_usual
+_run_usual = _core.run_usual
+_KIND = ALLREDUCE.number
 _no_compression = Compression.none
 
 
@@ -101,16 +102,15 @@ def allreduce_(  # noqa: PLR0917 - Horovod's signature
                     priority=priority,
                 )
             )
-    if average is None and run_plain(
-        ALLREDUCE, name, tensor, tensor,
-        op if type(op) is ReduceOp else _number(op),
-        -1, prescale_factor, postscale_factor,
-        0 if process_set is global_process_set else id_of(process_set),
-        priority,
+    if average is None and _run_usual(
+        _KIND, name, tensor, tensor,
+        op, -1, prescale_factor, postscale_factor, process_set, priority,
     ):  # fmt: skip
-        bump_versions((tensor,))
         return tensor
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
+    if run_plain(ALLREDUCE, name, tensor, tensor, *terms):
+        mark_changed(tensor)
+        return tensor
     if is_sparse(tensor):
         return start_sparse_in_place(name, tensor, terms, process_set).wait()
     return start_in_place(ALLREDUCE, name, tensor, terms, blocking=True).wait()
@@ -146,13 +146,13 @@ def allreduce(  # noqa: PLR0917 - Horovod's signature
         and not (tensor.requires_grad and torch.is_grad_enabled())
     ):
         output = torch.empty_like(tensor)
-        if run_plain(
-            ALLREDUCE, name, tensor, output,
-            op if type(op) is ReduceOp else _number(op),
-            -1, prescale_factor, postscale_factor,
-            0 if process_set is global_process_set else id_of(process_set),
-            priority,
+        if _run_usual(
+            _KIND, name, tensor, output,
+            op, -1, prescale_factor, postscale_factor, process_set, priority,
         ):  # fmt: skip
+            return output
+        terms = reduction_terms(op, None, prescale_factor, postscale_factor, process_set, priority)
+        if run_plain(ALLREDUCE, name, tensor, output, *terms):
             return output
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     return _allreduce_of_any_kind(tensor, name, compression, terms, process_set)
@@ -171,15 +171,11 @@ def allreduce_async_(  # noqa: PLR0917 - Horovod's signature
 ) -> Handle:
     """Starts ``allreduce_``."""
     if average is None:
-        handle = start_plain(
-            ALLREDUCE, name, tensor, tensor,
-            op if type(op) is ReduceOp else _number(op),
-            -1, prescale_factor, postscale_factor,
-            0 if process_set is global_process_set else id_of(process_set),
-            priority,
+        handle: Handle | None = _start_usual(
+            _KIND, name, tensor, tensor,
+            op, -1, prescale_factor, postscale_factor, process_set, priority,
         )  # fmt: skip
         if handle is not None:
-            bump_versions((tensor,))
             return handle
     terms = reduction_terms(op, average, prescale_factor, postscale_factor, process_set, priority)
     if is_sparse(tensor):
@@ -201,12 +197,9 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
     """Starts ``allreduce``; the handle's result is the new tensor, detached."""
     if average is None and name is not None and _is_plain(tensor):
         output = torch.empty_like(tensor)
-        handle = start_plain(
-            ALLREDUCE, name, tensor, output,
-            op if type(op) is ReduceOp else _number(op),
-            -1, prescale_factor, postscale_factor,
-            0 if process_set is global_process_set else id_of(process_set),
-            priority,
+        handle: Handle | None = _start_usual(
+            _KIND, name, tensor, output,
+            op, -1, prescale_factor, postscale_factor, process_set, priority,
         )  # fmt: skip
         if handle is not None:
             return handle
@@ -214,10 +207,6 @@ def allreduce_async(  # noqa: PLR0917 - Horovod's signature
     if is_sparse(tensor):
         return start_sparse(name, tensor, terms, process_set)
     return start_out_of_place(ALLREDUCE, name, tensor, terms)
-
-
-def _number(op: int | None) -> int:
-    return _AVERAGE if op is None else chosen_op(op)
 
 
 def _allreduce_of_any_kind(

@@ -19,6 +19,7 @@ from torch.utils.dlpack import from_dlpack
 from hora import _core
 from hora.errors import UsageError
 from hora.ops import NameRing, ReduceOp
+from hora.process_sets import global_process_set
 from hora.torch.handle import Handle, PreparedHandle
 from hora.torch.kinds import (
     ALLREDUCE,
@@ -39,7 +40,6 @@ __all__ = [
     "Gathering",
     "Terms",
     "as_group",
-    "bump_versions",
     "gathered_tensor",
     "mark_changed",
     "run_plain",
@@ -49,24 +49,23 @@ __all__ = [
     "start_group_scatter",
     "start_in_place",
     "start_out_of_place",
-    "start_plain",
 ]
 
 try:  # 0.2 µs; the public function takes 0.3 µs
-    bump_versions: Callable[[tuple[torch.Tensor]], None] = torch._C._increment_version
+    _bump_versions: Callable[[tuple[torch.Tensor]], None] = torch._C._increment_version
 except AttributeError:
-    bump_versions = torch.autograd.graph.increment_version
+    _bump_versions = torch.autograd.graph.increment_version
 
 
 def mark_changed(tensor: torch.Tensor) -> None:
     """Lets autograd refuse a saved tensor that is stale: the engine writes behind its back."""
-    bump_versions((tensor,))
+    _bump_versions((tensor,))
 
 
 _core.set_plain_types(torch.Tensor, torch.nn.Parameter)
+_core.set_usual(Handle, ReduceOp, global_process_set, profiling, _bump_versions)
 _is_plain = _core.is_plain
 _try_run = _core.try_run
-_try_submit = _core.try_submit
 _ADASUM = int(ReduceOp.ADASUM)
 
 _Operand = torch.Tensor | list[torch.Tensor]
@@ -79,35 +78,7 @@ class Gathering(NamedTuple):
     rows: list[int]  # how many came from each rank, in the order of the set
 
 
-def start_plain(  # noqa: PLR0917 - called on the shortest way there is
-    kind: Kind,
-    name: str | None,
-    source: torch.Tensor,
-    target: torch.Tensor,
-    reduce_op: int,
-    root_rank: int,
-    prescale: float,
-    postscale: float,
-    process_set: int,
-    priority: int,
-) -> Handle | None:
-    """The usual case, in one call of the engine: a named operation on one dense CPU tensor.
-
-    Returns None, with nothing done, when this is another case. The handle's result is ``target``.
-    """
-    if name is None or reduce_op == _ADASUM or profiling():
-        return None
-    try:
-        return _try_submit(
-            Handle, kind.number, name, source, target,
-            reduce_op, root_rank, prescale, postscale, process_set, None, priority,
-        )  # fmt: skip
-    except (TypeError, UsageError) as error:
-        terms = Terms(reduce_op, root_rank, prescale, postscale, process_set, priority)
-        raise refusal(error, kind, name, name, terms) from None
-
-
-def run_plain(  # noqa: PLR0917 - as above
+def run_plain(  # noqa: PLR0917 - called on a short way
     kind: Kind,
     name: str | None,
     source: torch.Tensor,
@@ -119,7 +90,7 @@ def run_plain(  # noqa: PLR0917 - as above
     process_set: int,
     priority: int,
 ) -> bool:
-    """``start_plain`` for a caller that waits: whether the operation has been done."""
+    """An operation on one dense CPU tensor, when the caller waits: whether it has been done."""
     if reduce_op == _ADASUM:
         return False
     key = name
@@ -143,10 +114,6 @@ def start_in_place(
     kind: Kind, name: str | None, tensor: torch.Tensor, terms: Terms, blocking: bool = False
 ) -> Handle:
     """Starts an operation whose result replaces the tensor's values, whatever its strides."""
-    handle = None if blocking else start_plain(kind, name, tensor, tensor, *terms)
-    if handle is not None:
-        mark_changed(tensor)
-        return handle
     unconditional = terms.reduce_op != _ADASUM and is_direct(tensor, kind.unconditional)
     if unconditional or passes(kind, name, tensor, terms):
         core, ring, slot = _submit(kind, name, tensor, tensor, terms, blocking=blocking)

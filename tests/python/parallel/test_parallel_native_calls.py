@@ -56,7 +56,9 @@ def test_other_tensors(hvd, what):
     operand = NOT_PLAIN[what]()
     assert not _core.is_plain(operand)
     assert not _core.try_run(_core.ALLREDUCE, "other", operand, operand)
-    assert _core.try_submit(_core.Handle, _core.ALLREDUCE, "other", operand, operand) is None
+    terms = (hvd.Sum, -1, 1.0, 1.0, hvd.global_process_set, 0)
+    assert _core.start_usual(_core.ALLREDUCE, "other", operand, operand, *terms) is None
+    assert not _core.run_usual(_core.ALLREDUCE, "other", operand, operand, *terms)
     assert hvd.allreduce(torch.ones(1), name="other", op=hvd.Sum).item() == hvd.size()
 
 
@@ -88,10 +90,51 @@ def test_arguments_by_name_and_place():
         for function in (_core.submit, _core.run):
             with pytest.raises(TypeError, match=problem):
                 function(*arguments, **options)
-    with pytest.raises(TypeError, match="class of the handle"):
-        _core.try_submit(0, "x", tensor, tensor)
-    with pytest.raises(TypeError, match=r"derived from _core\.Handle"):
-        _core.try_submit(int, 0, "no handle", tensor, tensor)
+    with pytest.raises(TypeError, match="10 arguments"):
+        _core.start_usual(0, "x", tensor, tensor)
+
+
+USUAL = {
+    "name": "usual", "op": None, "root_rank": -1, "prescale": 1.0, "postscale": 1.0,
+    "process_set": None, "priority": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"name": None},
+        {"name": "\udc80"},
+        {"op": 1},
+        {"op": 7},
+        {"root_rank": 1 << 40},
+        {"prescale": 1},
+        {"postscale": "1"},
+        {"process_set": 0},
+        {"priority": 0.5},
+    ],
+    ids=str,
+)
+def test_what_is_not_usual_is_left_to_python(hvd, unusual):
+    tensor = torch.ones(2)
+    terms = USUAL | {"process_set": hvd.global_process_set} | unusual
+    arguments = (_core.ALLREDUCE, terms.pop("name"), tensor, tensor, *terms.values())
+    assert _core.start_usual(*arguments) is None
+    assert _core.run_usual(*arguments) is False
+    assert tensor._version == 0
+
+
+def test_usual_operations(hvd):
+    tensor, output = torch.ones(2), torch.empty(2)
+    terms = (hvd.Sum, -1, 1.0, 1.0, hvd.global_process_set, 0)
+    handle = _core.start_usual(_core.ALLREDUCE, "usual", tensor, output, *terms)
+    assert type(handle) is hvd.Handle
+    assert handle.wait() is output
+    assert output.tolist() == [hvd.size()] * 2
+    assert (tensor._version, output._version) == (0, 0)
+    assert _core.run_usual(_core.ALLREDUCE, "usual", tensor, tensor, None, *terms[1:])
+    assert tensor.tolist() == [1, 1]
+    assert tensor._version == 1
 
 
 def test_handles(hvd):

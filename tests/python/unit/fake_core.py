@@ -291,10 +291,40 @@ class FakeCore:
             and not tensor.is_neg()
         )
 
-    def try_submit(self, handle_class, kind, name, input, output, *arguments):
-        if not self.is_plain(input):
+    def set_usual(self, handle_class, operators, global_set, profiling, bump):
+        self.usual = handle_class, operators, global_set, profiling, bump
+
+    def start_usual(
+        self, kind, name, input, output, op, root_rank, prescale, postscale, process_set, priority
+    ):
+        handle_class, operators, global_set, profiling, bump = self.usual
+        usual = (
+            isinstance(name, str)
+            and (op is None or type(op) is operators)
+            and op != ADASUM
+            and all(isinstance(number, int) for number in (root_rank, priority))
+            and max(root_rank, priority) < 1 << 31
+            and type(prescale) is float
+            and type(postscale) is float
+            and process_set is global_set
+            and not profiling()
+            and self.is_plain(input)
+        )
+        if not usual:
             return None
-        return handle_class(self.submit(kind, name, input, output, *arguments), output)
+        op = AVERAGE if op is None else op
+        core = self.submit(
+            kind, name, input, output, op, root_rank, prescale, postscale, 0, None, priority
+        )
+        if input is output:
+            bump((input,))
+        return handle_class(core, output)
+
+    def run_usual(self, *arguments):
+        handle = self.start_usual(*arguments)
+        if handle is not None:
+            handle.wait()
+        return handle is not None
 
     def try_run(self, kind, name, input, *arguments):
         if not self.is_plain(input):
@@ -333,7 +363,7 @@ class FakeCore:
             setattr(module, name, globals()[name])
         for name in (
             "init", "shutdown", "abort", "is_initialized", "topology", "submit", "run",
-            "try_submit", "try_run", "is_plain", "set_plain_types",
+            "start_usual", "run_usual", "set_usual", "try_run", "is_plain", "set_plain_types",
             "add_process_set", "remove_process_set", "process_sets", "metrics", "pending", "tuning",
             "set_log_level", "start_timeline", "stop_timeline", "forget_compiled_names",
         ):  # fmt: skip
