@@ -28,6 +28,10 @@ class Link {
   // any thread, also while another one uses the link.
   virtual bool NeedsAttention() const = 0;
 
+  // Whoever is about to sleep wants to be woken, once, when the neighbour sends something. Links
+  // whose neighbour rings the doorbell by itself have nothing to do.
+  virtual void Arm() {}
+
   // Not OK: the neighbour broke the framing; nothing more will be received.
   virtual const Status& status() const = 0;
 };

@@ -14,6 +14,10 @@ bool ControlPlane::NeedsAttention() const {
                      [](const Edge& edge) { return edge.link->NeedsAttention(); });
 }
 
+void ControlPlane::Arm() {
+  for (Edge& edge : edges_) edge.link->Arm();
+}
+
 Status ControlPlane::Receive(Negotiator& negotiator, TimePoint now) {
   for (Edge& edge : edges_) {
     while (edge.link->Receive(frame_)) {

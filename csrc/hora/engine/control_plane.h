@@ -29,6 +29,8 @@ class ControlPlane {
 
   // Any thread: true when Receive or Flush has something to do.
   bool NeedsAttention() const;
+  // Any thread that is about to sleep, so that what arrives from other hosts wakes it.
+  void Arm();
 
   // Feeds everything that has arrived to the negotiator. Not OK: a neighbour sends nonsense.
   Status Receive(Negotiator& negotiator, TimePoint now);

@@ -43,6 +43,24 @@ TreePosition TreePosition::Of(int rank, int size, int fan_out) {
   }
 }
 
+TreePosition TreePosition::Of(int rank, const HostLayout& layout, int fan_out) {
+  const int host = layout.host_of(rank);
+  const int first = layout.first_of(host);
+  TreePosition position = Of(rank - first, layout.size_of(host), fan_out);
+  position.rank = rank;
+  position.size = layout.size();
+  if (position.parent >= 0) position.parent += first;
+  for (int& child : position.children) child += first;
+  position.subtree = {position.subtree.first + first, position.subtree.end + first};
+  if (rank != first) return position;
+  const TreePosition above = Of(host, layout.hosts(), fan_out);
+  if (!above.is_root()) position.parent = layout.first_of(above.parent);
+  for (const int child : above.children) position.children.push_back(layout.first_of(child));
+  const int last = above.subtree.end - 1;
+  position.subtree.end = layout.first_of(last) + layout.size_of(last);
+  return position;
+}
+
 RankRange TreePosition::SubtreeOf(int child) const {
   const auto next = std::upper_bound(children.begin(), children.end(), child);
   return {child, next == children.end() ? subtree.end : *next};

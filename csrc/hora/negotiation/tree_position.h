@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "hora/base/rank_set.h"
+#include "hora/tensor/host_layout.h"
 
 namespace hora {
 
@@ -33,6 +34,10 @@ struct TreePosition {
   bool is_root() const { return parent < 0; }
   RankRange SubtreeOf(int child) const;  // of one of `children`
   static TreePosition Of(int rank, int size, int fan_out);
+  // On several hosts: a tree of the hosts' first ranks, each above the tree of its own host. A
+  // message crosses between hosts once for a whole host; subtrees are ranges as before. A first
+  // rank may have twice as many children.
+  static TreePosition Of(int rank, const HostLayout& layout, int fan_out);
 };
 
 }  // namespace hora

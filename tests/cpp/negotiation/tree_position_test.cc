@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace hora {
 namespace {
@@ -71,6 +72,35 @@ TEST(RankRange, BecomesASet) {
   EXPECT_EQ((RankRange{70, 73}).ToSet().ToString(), "70-72");
   EXPECT_EQ((RankRange{0, 64}).ToSet(), RankSet::AllOf(64));
   EXPECT_TRUE((RankRange{5, 5}).ToSet().empty());
+}
+
+TEST(TreePosition, OnSeveralHostsFirstRanksLeadTheirHosts) {
+  for (const std::vector<int>& sizes :
+       {std::vector<int>{2, 2}, {3, 1, 4, 1, 5}, std::vector<int>(9, 3), {1, 1, 1}, {6}}) {
+    const HostLayout layout(sizes);
+    for (const int fan_out : {1, 2, 8}) {
+      for (int rank = 0; rank < layout.size(); ++rank) {
+        const TreePosition own = TreePosition::Of(rank, layout, fan_out);
+        const bool leads = layout.local_of(rank) == 0;
+        EXPECT_EQ(own.is_root(), rank == 0);
+        EXPECT_LE(own.children.size(), static_cast<std::size_t>(fan_out * (leads ? 2 : 1)));
+        if (rank != 0) {
+          const TreePosition parent = TreePosition::Of(own.parent, layout, fan_out);
+          EXPECT_EQ(std::count(parent.children.begin(), parent.children.end(), rank), 1);
+          const bool crosses = layout.host_of(rank) != layout.host_of(own.parent);
+          EXPECT_EQ(crosses, leads);
+          EXPECT_TRUE(!crosses || layout.local_of(own.parent) == 0);
+        }
+        int next = rank + 1;
+        for (const int child : own.children) {
+          EXPECT_EQ(own.SubtreeOf(child), TreePosition::Of(child, layout, fan_out).subtree);
+          EXPECT_EQ(child, next);
+          next = own.SubtreeOf(child).end;
+        }
+        EXPECT_EQ(own.subtree, (RankRange{rank, next}));
+      }
+    }
+  }
 }
 
 }  // namespace
