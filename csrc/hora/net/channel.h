@@ -50,6 +50,9 @@ class Channel {
   void Abort() const noexcept;
 
  private:
+  template <class T>
+  Result<T> Answer(Result<T> result) const;
+
   UniqueFd socket_;
   Protection protection_;
   std::unique_ptr<Records> records_;
