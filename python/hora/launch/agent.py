@@ -92,6 +92,7 @@ class Agent:
                 break
         self._pipes.finish()
         self._say("end", left=self._ranks.leftovers() if self._has_started else "")
+        self._writer.pump()
         while self._writer.backlog_bytes and not self._launcher_gone:
             self._turn()
         return _EXIT_LAUNCHER_GONE if self._launcher_gone else 0

@@ -25,7 +25,7 @@ from hora.launch.terminal import DescriptorWriter
 _READ_BYTES = 256 << 10
 _STDERR_BYTES = 4096
 _HINTS = {
-    "No module named 'hora'": "install hora for that Python, or name another with --remote-python",
+    "No module named 'hora": "install this hora for that Python, or name one with --remote-python",
     "Host key verification failed": "log in once by hand, or add its key to known_hosts",
 }
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import hora
 
-# The remote Python may find hora only where it is here (a shared folder, a source tree); what is
-# installed there comes first, and the agent tells its version.
-_ENTER = "import sys; sys.path.append(sys.argv.pop(1)); from hora.launch.agent import main; main()"
+# Where this hora lies there, too (a shared folder), it is the one to use; else what is installed.
+# The folder is not left on the path, which it would reorder.
+_ENTER = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import hora; del sys.path[0]; "
+    "from hora.launch.agent import main; main()"
+)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import hora
 import pytest
+from fake_ssh import FakeSsh
 from launched import DEADLINE_S, Launch, default_signals, environment
 
 
@@ -48,3 +51,11 @@ def launch(start):
         return code, job.lines, err
 
     return launch
+
+
+@pytest.fixture
+def ssh(tmp_path_factory, monkeypatch) -> FakeSsh:
+    """A fake ssh in the place of the real one."""
+    fake = FakeSsh(tmp_path_factory.mktemp("ssh"), hora.__version__)
+    monkeypatch.setenv("PATH", f"{fake.folder}{os.pathsep}{os.environ['PATH']}")
+    return fake

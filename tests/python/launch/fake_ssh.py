@@ -1,0 +1,68 @@
+"""An ssh that runs the command on this machine, or fails, as the host's name says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+# Like sshd: a bare environment, and the command as one string for the login shell.
+_PROGRAM = """#!{python}
+import json, os, subprocess, sys
+words = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(json.dumps(words), file=log)
+after = words.index("--")
+host, command = words[after + 1], " ".join(words[after + 2:])
+says = {{
+    "refused": "ssh: connect to host refused port 22: Connection refused",
+    "denied": "me@denied: Permission denied (publickey).",
+    "unknown": "ssh: Could not resolve hostname unknown: Name or service not known",
+    "changed": "Host key verification failed.",
+}}
+if host in says:
+    sys.exit(print(says[host], file=sys.stderr) or 255)
+if host == "hangs":
+    os.execvp("sleep", ["sleep", "1000"])
+hello = {{"kind": "hello", "hora": {version!r}, "python": "python", "address": "127.0.0.1"}}
+if host == "old":
+    print(json.dumps(hello | {{"hora": "0.0.1"}}), flush=True)
+    sys.stdin.read()
+if host == "garbles":
+    print(json.dumps(hello), flush=True)
+    print("Segmentation fault", flush=True)
+    sys.stdin.read()
+if host == "nonsense":
+    print(json.dumps(hello), flush=True)
+    print('{{"kind": "out", "rank": 77, "fd": "x", "data": 3}}', flush=True)
+    sys.stdin.read()
+if host == "endless":
+    print("x" * 100_000, flush=True)
+    sys.stdin.read()
+if host == "noisy":
+    print("Welcome!\\n{{}}\\n", flush=True)
+if host == "halfway":
+    print(json.dumps(hello), flush=True)
+    sys.stdin.readline()
+    print("Connection to halfway closed by remote host.", file=sys.stderr)
+    sys.exit(255)
+bare = {{"HOME": os.environ["HOME"], "PATH": "/usr/bin:/bin",
+        "SSH_CONNECTION": "127.0.0.1 1 127.0.0.1 22"}}
+sys.exit(subprocess.call(["sh", "-c", command], env=bare))
+"""
+
+
+class FakeSsh:
+    """Lies in ``folder``, which comes first on PATH."""
+
+    def __init__(self, folder: Path, version: str) -> None:
+        self.folder = folder
+        self._log = folder / "log"
+        program = folder / "ssh"
+        text = _PROGRAM.format(python=sys.executable, log=str(self._log), version=version)
+        program.write_text(text)
+        program.chmod(0o755)
+
+    def calls(self) -> list[list[str]]:
+        """The argument vectors so far."""
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
