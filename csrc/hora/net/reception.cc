@@ -1,6 +1,7 @@
 #include "hora/net/reception.h"
 
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +11,7 @@
 
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
+#include "hora/net/hello.h"
 
 namespace hora {
 namespace {
@@ -17,6 +19,7 @@ namespace {
 constexpr std::size_t kStrangersBeyondMembers = 16;
 constexpr std::size_t kMostStrangers = 1024;
 constexpr std::uint64_t kListenerId = 0;
+constexpr std::size_t kHelloProtectionAt = 12;  // see hello.h
 constexpr Duration kPauseWithoutDescriptors = std::chrono::milliseconds(100);
 constexpr Duration kBetweenLogLines = std::chrono::seconds(10);
 
@@ -25,6 +28,12 @@ TimePoint Now() { return SteadyClock::Instance().Now(); }
 bool Watch(int epoll, int operation, int fd, std::uint32_t events, std::uint64_t id) {
   epoll_event event{.events = events, .data = {.u64 = id}};
   return epoll_ctl(epoll, operation, fd, &event) == 0;
+}
+
+// epoll tells of a socket when it has so many bytes, or has ended.
+void SetWakingBytes(int fd, std::size_t bytes) {
+  const int value = static_cast<int>(bytes);
+  setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &value, sizeof(value));
 }
 
 }  // namespace
@@ -114,16 +123,28 @@ void Reception::Admit(UniqueFd socket) {
                     .address = PeerName(socket.get()),
                     .fd = socket.get()};
   stranger.socket = std::move(socket);
+  if (options_.data != options_.control) SetWakingBytes(stranger.fd, kHelloBytes);
   const std::uint64_t id = next_id_++;
   if (!Watch(epoll_.get(), EPOLL_CTL_ADD, stranger.fd, EPOLLIN, id)) return;
   descriptors_.Add(stranger.fd);
   strangers_.emplace(id, std::move(stranger));
 }
 
+// Where members may ask for one of two protections, the hello says for which.
 bool Reception::BeginHandshake(Stranger& stranger) {
+  Protection protection = options_.control;
+  if (options_.data != options_.control) {
+    std::array<std::byte, kHelloBytes> hello;
+    const ssize_t peeked = recv(stranger.fd, hello.data(), hello.size(), MSG_PEEK);
+    if (peeked < static_cast<ssize_t>(hello.size())) return false;
+    SetWakingBytes(stranger.fd, 1);
+    if (hello[kHelloProtectionAt] == static_cast<std::byte>(options_.data)) {
+      protection = options_.data;
+    }
+  }
   Handshake::Options options{
       .role = Handshake::Role::kListener,
-      .protection = options_.control,
+      .protection = protection,
       .credentials = options_.credentials,
       .mine = {.rank = options_.rank, .generation = stranger.generation, .purpose = {}}};
   stranger.handshake = std::make_unique<Handshake>(std::move(stranger.socket), options);
@@ -134,7 +155,10 @@ void Reception::Advance(std::uint64_t id, std::vector<Newcomer>& newcomers) {
   const auto found = strangers_.find(id);
   if (found == strangers_.end()) return;
   Stranger& stranger = found->second;
-  if (stranger.handshake == nullptr && !BeginHandshake(stranger)) return;
+  if (stranger.handshake == nullptr && !BeginHandshake(stranger)) {
+    // It was woken by an end or an error, as the hello wakes when it is complete.
+    return TurnAway(found, Status(StatusCode::kPeerFailed, "it left without a hello"));
+  }
   const Handshake::Progress progress = stranger.handshake->Advance();
   switch (progress) {
     case Handshake::Progress::kWantsRead:
@@ -160,7 +184,11 @@ void Reception::Advance(std::uint64_t id, std::vector<Newcomer>& newcomers) {
 
 void Reception::TurnAway(Strangers::iterator stranger, const Status& why) {
   ++turned_away_;
-  last_reason_ = fmt::format("{}: {}", stranger->second.address, why.message());
+  // What a handshake says has the name already.
+  const std::string& other_end = stranger->second.address;
+  last_reason_ = why.message().starts_with(other_end)
+                     ? why.message()
+                     : fmt::format("{}: {}", other_end, why.message());
   if (Now() >= next_log_) {
     Log(LogLevel::kWarning, options_.rank,
         fmt::format("turned away a connection to {} from {} ({} so far)", address().ToString(),
