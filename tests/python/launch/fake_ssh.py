@@ -65,4 +65,6 @@ class FakeSsh:
 
     def calls(self) -> list[list[str]]:
         """The argument vectors so far."""
+        if not self._log.exists():
+            return []
         return [json.loads(line) for line in self._log.read_text().splitlines()]
