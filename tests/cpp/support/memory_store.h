@@ -10,7 +10,7 @@
 #include "hora/base/format.h"
 #include "hora/net/store.h"
 
-namespace hora::testing {
+namespace hora {
 
 // A Store in this process's memory. Any thread.
 class MemoryStore final : public Store {
@@ -71,4 +71,4 @@ class MemoryStore final : public Store {
   Meeting last_;
 };
 
-}  // namespace hora::testing
+}  // namespace hora

@@ -32,11 +32,12 @@ struct PluginBackendOptions {
   std::string group;         // unique in the job
   std::string bind_address;  // of the chosen interface
   Duration patience = std::chrono::seconds(300);
+  std::size_t piece_bytes = 8u << 20;  // of a step, and so of the staging; equal on all ranks
 };
 
 // Owns a group of the library. Streams that are one piece of memory are handed over as they are,
 // others pass through staging buffers of a bounded size. What the library does not reduce (16-bit
-// floats, fp8, averages of integers, absent ranks, scales) is moved by it (alltoall, allgather) and
+// floats, fp8, averages of integers, absent ranks) is moved by it (alltoall, allgather) and
 // reduced by hora's kernels, piece by piece. Threads, blocking and failure as the base says; an
 // abort of the group comes from Abort.
 class PluginBackend final : public CollectiveBackend {
@@ -59,7 +60,7 @@ class PluginBackend final : public CollectiveBackend {
   const hora_plugin* plugin_;
   void* group_;
   const PluginBackendOptions options_;
-  std::vector<std::byte> input_;   // staging; kept
+  std::vector<std::byte> input_;  // staging; kept
   std::vector<std::byte> output_;
   Status failure_;
 };

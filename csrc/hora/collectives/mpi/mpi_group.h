@@ -1,0 +1,58 @@
+// A communicator of MPI.
+#pragma once
+
+#include <mpi.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "hora/collectives/mpi/mpi_process.h"
+#include "hora/collectives/plugin/plugin_abi.h"
+
+namespace hora::mpi_plugin {
+
+// Whether MPI itself reduces such elements: integers, and sums and products of floats. (Minima and
+// maxima of floats would lose NaNs on some ranks; 16-bit floats hora reduces with one rounding.)
+bool Reduces(hora_plugin_element element);
+
+// Owns the communicator. All functions throw what MPI says, also when they took longer than the
+// group's timeout; then the group is lost, and MPI may still write to the memory of the failed call
+// until the process ends. One thread at a time, except Abort.
+class MpiGroup {
+ public:
+  // Blocks until all ranks of the group have come.
+  explicit MpiGroup(const hora_plugin_group& group);
+  ~MpiGroup();
+  MpiGroup(const MpiGroup&) = delete;
+  MpiGroup& operator=(const MpiGroup&) = delete;
+
+  void Abort() noexcept { aborted_ = true; }  // any thread
+
+  void Allreduce(void* buffer, std::uint64_t count, hora_plugin_element element);
+  void Broadcast(void* buffer, std::uint64_t bytes, int root);
+  void Allgather(const void* input, void* output, const std::uint64_t* bytes_by_rank);
+  void Alltoall(const void* input, const std::uint64_t* bytes_to, void* output,
+                const std::uint64_t* bytes_from);
+
+ private:
+  using Begin = std::function<void(std::vector<MPI_Request>& requests)>;
+
+  void CreateCommunicator(const hora_plugin_group& group);
+  // Begins on a thread that may call MPI, then tests until all requests are complete.
+  void Complete(const Begin& begin);
+  void Transfer(std::byte* data, std::uint64_t bytes, int peer, bool receives,
+                std::vector<MPI_Request>& requests);
+
+  const std::chrono::milliseconds timeout_;
+  const int rank_;
+  const int size_;
+  MpiProcess& process_;
+  MPI_Comm communicator_ = MPI_COMM_NULL;
+  std::atomic<bool> aborted_{false};
+  bool failed_ = false;
+};
+
+}  // namespace hora::mpi_plugin
