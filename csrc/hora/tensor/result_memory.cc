@@ -45,7 +45,7 @@ ResultMemory::~ResultMemory() {
 
 ResultMemory::Piece ResultMemory::Allocate(const std::shared_ptr<ResultMemory>& home,
                                            std::size_t bytes) {
-  if (bytes < kMinKeptBytes || home == nullptr) {
+  if (bytes < kMinKeptBytes || home == nullptr || home->limit_bytes_ == 0) {
     auto* const data = static_cast<std::byte*>(
         ::operator new[](std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment}));
     return Piece(data);

@@ -27,7 +27,8 @@ class ResultMemory {
   };
   using Piece = std::unique_ptr<std::byte[], GiveBack>;
 
-  // Keeps at most `limit_bytes` in all; what has been kept for longest goes first.
+  // Keeps at most `limit_bytes` in all; what has been kept for longest goes first. 0: everything is
+  // malloc's business.
   explicit ResultMemory(std::size_t limit_bytes);
   ~ResultMemory();
   ResultMemory(const ResultMemory&) = delete;

@@ -75,6 +75,7 @@ TEST(ResultMemory, KeepsNothingAtLimitZeroAndNothingSmall) {
   const auto none = MemoryOf(0);
   ResultMemory::Allocate(none, 2 * kMiB).reset();
   EXPECT_EQ(none->kept_bytes(), 0u);
+  EXPECT_EQ(ResultMemory::Allocate(none, 2 * kMiB).get_deleter().mapped_bytes, 0u);
   const auto some = MemoryOf(64 * kMiB);
   for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, kMiB - 1}) {
     const auto piece = ResultMemory::Allocate(some, bytes);

@@ -18,8 +18,9 @@ namespace hora {
 // What fits a line.
 inline constexpr std::size_t kLineBytes = sizeof(InlineLine::payload);
 
-// Below, the windows are at least as fast; each rank sends that many bytes, or one does.
-inline constexpr std::uint64_t kDefaultDirectCopyBytes = 128u << 10;
+// In what the rank that sends most sends to others. Below, two meetings and a call of the kernel
+// cost more than a second copy.
+inline constexpr std::uint64_t kDefaultDirectCopyBytes = 64u << 10;
 
 // One rank's end of a lane.
 struct ShmLaneOptions {
