@@ -131,8 +131,9 @@ class HostsCrew:
         elif kind == "exit":
             self._ranks_ended(agent, message["ranks"])
         elif kind == "failed":
+            agent.has_failed = True
             self._events.cannot_start([f"{agent.name}: {message['reason']}"])
-        elif kind == "end":
+        elif kind == "end" and self._has_started:
             agent.stage = Stage.ENDED
             if message["left"]:
                 self._left.append(f"{agent.name}: {message['left']}")
@@ -173,7 +174,8 @@ class HostsCrew:
         lost = [rank for rank in agent.ranks.values() if rank.exit_code is None]
         for rank in lost:
             rank.is_lost = True
-        if self._is_killing or agent.stage is Stage.ENDED:
+        is_complete = len(agent.ranks) == len(agent.expected) and not lost
+        if self._is_killing or (agent.stage is Stage.ENDED and (is_complete or agent.has_failed)):
             return
         if self._has_started:
             names = ", ".join(str(rank) for rank in agent.expected)
@@ -184,8 +186,10 @@ class HostsCrew:
 
     def seconds_left(self) -> float | None:
         """Until the next sign of life is due, or a host's time is over."""
-        waits = [agent.seconds_left() for agent in self._agents if agent.is_running]
-        waits += [agent.link.seconds_left() for agent in self._agents if agent.link]
+        waits: list[float | None] = []
+        for agent in self._agents:
+            if agent.link and agent.is_running:
+                waits += [agent.seconds_left(), agent.link.seconds_left()]
         return min((wait for wait in waits if wait is not None), default=None)
 
     def tick(self) -> None:

@@ -19,7 +19,7 @@ class StoreHost:
         server = _native("StoreServer")
         try:
             self._server = server(address, job_id, bytes.fromhex(key))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise HoraError(f"the job's store cannot listen on {address}: {error}") from None
 
     @property
