@@ -2,12 +2,15 @@
 # Install the Debian packages that are missing, when that is possible: root and apt-get.
 # Otherwise say what must be there; libraries that are missing are then fetched by CMake.
 #
-# Usage: tools/setup_system.sh PYTHON
+# Usage: [HORA_SETUP_ALL=1] tools/setup_system.sh PYTHON
 set -euo pipefail
 
 python=$1
 wanted=(g++ cmake ninja-build libgtest-dev libbenchmark-dev libfmt-dev libexpected-dev
   libflatbuffers-dev flatbuffers-compiler libssl-dev)
+# For the tests of several hosts on one machine, which are skipped without them. Only on request:
+# the package also starts a daemon that lets people log in.
+if [ -n "${HORA_SETUP_ALL:-}" ]; then wanted+=(openssh-server openssh-client iproute2); fi
 # The interpreter's own packages: only when it is the system's and lacks them.
 "$python" -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 "$python" - <<'PY' 2>/dev/null || wanted+=(python3-dev)

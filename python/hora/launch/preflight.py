@@ -105,7 +105,7 @@ class Preflight:
     def _open_store(self, other: AgentHost, note: Callable[[str], None]) -> None:
         try:
             address = choose_address(self._interfaces, other.address or resolve(other.host.address))
-            self._store = host_store(address, 0, self._spec.job_id, self._key)
+            self._store = host_store(address, 0, self._spec.job_id, self._key, self._spec.settings)
         except HoraError as error:
             self._store_problem = f"{socket.gethostname()} (this host): {error}"
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +33,15 @@ class StoreHost:
         self._server.close()
 
 
-def host_store(address: str, port: int, job_id: str, key: str) -> StoreHost:
-    """Starts a store on a name or number of this host; port 0: any. Raises HoraError."""
+def host_store(
+    address: str, port: int, job_id: str, key: str, settings: Mapping[str, str]
+) -> StoreHost:
+    """Starts a store on a name or number of this host; port 0: any. Raises HoraError.
+
+    The core reads this process's environment, which therefore gets those of the ranks' ``settings``
+    that are hora's: a store must be protected in the way that the ranks expect.
+    """
+    os.environ.update({name: value for name, value in settings.items() if name[:5] == "HORA_"})
     return StoreHost(endpoint(resolve(address), port), job_id, key)
 
 
