@@ -81,7 +81,9 @@ class OneHostCrew(LocalRanks):
         secret = read_secret(node.secret_file)
         environ = {**os.environ, **spec.settings}
         if node.node == 0:
-            store = host_store(node.master_address, node.master_port, secret.job_id, secret.key)
+            store = host_store(
+                node.master_address, node.master_port, secret.job_id, secret.key, spec.settings
+            )
             self._held.append(store)
             self._screen.note(f"the store listens on {store.address}")
             address = store.address
