@@ -42,6 +42,8 @@ def parse(argv: Sequence[str], program: str = "horarun") -> JobSpec | None:
         return None
     filed = _read_config(given.config_file, parser)
     args = parser.parse_args(filed + options)  # of two flags the last one counts
+    if bool(given.hosts) != bool(given.hostfile):  # one of them on the line hides both in the file
+        args.hosts, args.hostfile = given.hosts, given.hostfile
     settings, notes = _settings(args, settings_of(given), settings_of(parser.parse_args(filed)))
     placement, where = place_ranks(args, {**os.environ, **settings})
     command = resolve_command(words, args.module)

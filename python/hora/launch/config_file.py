@@ -41,6 +41,8 @@ _SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 _CONTROLLERS = ("gloo", "mpi", "jsrun")
 _OPPOSITES = {"--log-with-timestamp": "--log-without-timestamp"}
+# Values with commas between them, which may be written as a list.
+_COMMAS = ("--hosts", "--network-interfaces", "--network-interface")
 _BOOL = "tag:yaml.org,2002:bool"
 _NULL = "tag:yaml.org,2002:null"
 
@@ -145,6 +147,8 @@ def _with_value(flag: str, value: Any, options: Mapping[str, int]) -> list[str]:
         return [opposite] if opposite in options else []
     if type(value).__name__ == "SequenceNode":
         texts = [_text(item) for item in value.value]
+        if flag in _COMMAS:
+            return [f"{flag}={','.join(texts)}"]
         return [flag, *texts] if options[flag] > 1 else [f"{flag}={text}" for text in texts]
     return [f"{flag}={_text(value)}"]
 

@@ -197,7 +197,7 @@ class HostsCrew:
         for agent in self._agents:
             if agent.link is None or not agent.is_running:
                 continue
-            agent.link.listen(self._outputs.is_reading)
+            agent.link.listen(self._outputs.is_reading or self._is_killing)
             agent.link.tick()
             if agent.seconds_left() == 0:
                 agent.wait(None)

@@ -25,6 +25,7 @@ class Preflight:
         assert isinstance(spec.where, SeveralHosts)
         self._spec = spec
         self._ssh = spec.where.ssh
+        self._check_limit_s = max(_CHECK_LIMIT_S, spec.where.ssh.connect_timeout_s)
         self._agents = agents
         self._key = key
         self._interfaces = interfaces_of({**os.environ, **spec.settings})
@@ -61,7 +62,7 @@ class Preflight:
         for agent in usable:
             if agent.stage is Stage.GREETED:
                 agent.stage = Stage.CHECKING
-                agent.wait(_CHECK_LIMIT_S)
+                agent.wait(self._check_limit_s)
                 agent.send("check", **self._check_fields(agent))
 
     def problems(self) -> list[str]:
@@ -77,7 +78,7 @@ class Preflight:
                 return f"the agent did not start within {limit}"
             port = f"port {self._ssh.port}" if self._ssh.port else "its ssh port"
             return f"no answer from {port} within {limit}"
-        return f"its checks did not end within {_CHECK_LIMIT_S:g} s"
+        return f"its checks did not end within {self._check_limit_s:g} s"
 
     def start_fields(self, agent: AgentHost) -> dict[str, Any]:
         """What an agent is told to start its ranks; with the key."""

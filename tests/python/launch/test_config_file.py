@@ -80,6 +80,22 @@ def test_our_own_names(job, tmp_path):
     assert spec.style.directory == tmp_path / "logs"
 
 
+def test_hosts(job, tmp_path, monkeypatch):
+    monkeypatch.setattr("hora.launch.hosts.is_this_host", lambda name: False)
+    text = (
+        "hosts: [h1:2, h2]\nssh-port: 2222\nssh_option: [A=b, C=d]\nconnect-timeout: 9\n"
+        "network-interfaces: [eth0, 10.0.0.0/8]\nenv: [X=1]\n"
+    )
+    spec = job(text)
+    assert [(host.name, host.slots) for host in spec.where.hosts] == [("h1", 2), ("h2", 1)]
+    assert (spec.where.ssh.port, spec.where.ssh.options) == (2222, ("A=b", "C=d"))
+    assert spec.where.ssh.connect_timeout_s == 9
+    assert spec.settings == {"HORA_NETWORK_INTERFACES": "eth0,10.0.0.0/8", "X": "1"}
+    assert job(text, "-H", "h3:4").placement.sizes == (4,)
+    (tmp_path / "hostfile").write_text("h4 slots=5\n")
+    assert job(text, "--hostfile", str(tmp_path / "hostfile")).size == 5
+
+
 def test_flag_over_environment_over_file(job, monkeypatch):
     text = "np: 2\nparams: {cache_capacity: 1}\nlogging: {level: info}\n"
     assert job(text).settings == {"HORA_CACHE_CAPACITY": "1", "HORA_LOG_LEVEL": "info"}
