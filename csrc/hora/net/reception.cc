@@ -17,10 +17,15 @@ namespace hora {
 namespace {
 
 constexpr std::size_t kStrangersBeyondMembers = 16;
+constexpr std::size_t kStrangersBeforeBegin = 256;  // the number of members is not known yet
 constexpr std::size_t kMostStrangers = 1024;
 constexpr std::uint64_t kListenerId = 0;
 constexpr std::size_t kHelloProtectionAt = 12;  // see hello.h
 constexpr Duration kPauseWithoutDescriptors = std::chrono::milliseconds(100);
+// While others wait for their places, strangers lose them sooner. A member speaks at once.
+constexpr Duration kSilence = std::chrono::milliseconds(100);
+constexpr Duration kSlowness = std::chrono::seconds(1);
+constexpr Duration kPauseWithoutRoom = std::chrono::milliseconds(10);
 constexpr Duration kBetweenLogLines = std::chrono::seconds(10);
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
@@ -55,7 +60,7 @@ Reception::Reception(TcpListener listener, UniqueFd epoll, Options options)
       epoll_(std::move(epoll)),
       options_(std::move(options)),
       descriptors_(kMostStrangers),
-      most_strangers_(4 * kStrangersBeyondMembers) {}
+      most_strangers_(kStrangersBeforeBegin) {}
 
 Reception::~Reception() = default;
 
@@ -67,7 +72,7 @@ void Reception::Expect(int members) {
 TimePoint Reception::deadline() const {
   const TimePoint resumes = paused_until_ == TimePoint() ? TimePoint::max() : paused_until_;
   // All strangers have the same patience, so the oldest is the first to lose it.
-  return strangers_.empty() ? resumes : std::min(resumes, strangers_.begin()->second.deadline);
+  return strangers_.empty() ? resumes : std::min(resumes, strangers_.begin()->second.deadline());
 }
 
 std::vector<Newcomer> Reception::Receive() {
@@ -81,7 +86,7 @@ std::vector<Newcomer> Reception::Receive() {
     if (id != kListenerId) Advance(id, newcomers);
   }
   const TimePoint now = Now();
-  while (!strangers_.empty() && strangers_.begin()->second.deadline <= now) {
+  while (!strangers_.empty() && strangers_.begin()->second.deadline() <= now) {
     TurnAway(strangers_.begin(), Status(StatusCode::kTimeout, "it took too long to prove the key"));
   }
   if (paused_until_ != TimePoint() && paused_until_ <= now) {
@@ -96,30 +101,44 @@ std::vector<Newcomer> Reception::Receive() {
 void Reception::AcceptAll() {
   // No more than may stay: a flood must not keep this from looking at those who are here.
   for (std::size_t i = 0; i < most_strangers_; ++i) {
+    if (strangers_.size() >= most_strangers_ && !MakeRoom()) {
+      return PauseListening(kPauseWithoutRoom);
+    }
     Result<UniqueFd> socket = listener_.Accept();
-    if (!socket) return PauseListening(socket.error());
+    if (!socket) return AcceptWithoutDescriptors(socket.error());
     if (!socket->valid()) return;
     Admit(std::move(*socket));
   }
 }
 
-// Without a free descriptor the listener stays readable, and watching it would be a busy loop.
-void Reception::PauseListening(const Status& cause) {
+bool Reception::MakeRoom() {
+  const TimePoint now = Now();
+  const auto tiresome = [&](const Strangers::value_type& entry) {
+    return now - entry.second.since >= (entry.second.spoke ? kSlowness : kSilence);
+  };
+  const auto found = std::find_if(strangers_.begin(), strangers_.end(), tiresome);
+  if (found == strangers_.end()) return false;
+  TurnAway(found, Status(StatusCode::kTimeout, "it was silent while others came"));
+  return true;
+}
+
+void Reception::AcceptWithoutDescriptors(const Status& cause) {
   if (Now() >= next_log_) {
     Log(LogLevel::kWarning, options_.rank, cause.message() + "; is `ulimit -n` too low?");
     next_log_ = Now() + kBetweenLogLines;
   }
-  if (!strangers_.empty()) return TurnAway(strangers_.begin(), cause);
+  if (!MakeRoom()) PauseListening(kPauseWithoutDescriptors);
+}
+
+// The listener stays readable while somebody waits there, and watching it would be a busy loop.
+void Reception::PauseListening(Duration duration) {
   Watch(epoll_.get(), EPOLL_CTL_DEL, listener_.fd(), 0, kListenerId);
-  paused_until_ = Now() + kPauseWithoutDescriptors;
+  paused_until_ = Now() + duration;
 }
 
 void Reception::Admit(UniqueFd socket) {
-  if (strangers_.size() >= most_strangers_) {
-    TurnAway(strangers_.begin(), Status(StatusCode::kResource, "too many came at once"));
-  }
   Stranger stranger{.generation = generation_,
-                    .deadline = Now() + kHandshakePatience,
+                    .since = Now(),
                     .address = PeerName(socket.get()),
                     .fd = socket.get()};
   stranger.socket = std::move(socket);
@@ -155,6 +174,7 @@ void Reception::Advance(std::uint64_t id, std::vector<Newcomer>& newcomers) {
   const auto found = strangers_.find(id);
   if (found == strangers_.end()) return;
   Stranger& stranger = found->second;
+  stranger.spoke = true;
   if (stranger.handshake == nullptr && !BeginHandshake(stranger)) {
     // It was woken by an end or an error, as the hello wakes when it is complete.
     return TurnAway(found, Status(StatusCode::kPeerFailed, "it left without a hello"));

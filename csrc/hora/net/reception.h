@@ -25,9 +25,11 @@ struct Newcomer {
   std::string address;
 };
 
-// Owns the listener and the strangers. Each has kHandshakePatience; beyond a bound, the oldest
-// makes room, so that silent ones cannot keep members out. One thread, nothing blocks, nothing
-// throws but lack of memory; CloseInForkedChild is async-signal-safe.
+// Owns the listener and the strangers. Each has kHandshakePatience. Their number is bounded: when
+// more come, those that have been silent for a moment, or slow for longer, make room, and else the
+// others wait in the kernel's queue; so nobody keeps members out, nor members each other. One
+// thread, nothing blocks, nothing throws but lack of memory; CloseInForkedChild is
+// async-signal-safe.
 class Reception {
  public:
   struct Options {
@@ -49,7 +51,7 @@ class Reception {
 
   // Told to those who come from now on.
   void set_generation(std::uint64_t generation) { generation_ = generation; }
-  // So many members may come at once.
+  // The job has so many; until it is known, many may come at once.
   void Expect(int members);
   // For the error of somebody who waited in vain: who came instead, "" when nobody did.
   std::string TurnedAway() const;
@@ -61,17 +63,22 @@ class Reception {
     UniqueFd socket;  // before its protection is known
     std::unique_ptr<Handshake> handshake;
     std::uint64_t generation = 0;
-    TimePoint deadline;
+    TimePoint since;
     std::string address;
     int fd = -1;
     bool writes = false;  // what epoll waits for
+    bool spoke = false;
+
+    TimePoint deadline() const { return since + kHandshakePatience; }
   };
   using Strangers = std::map<std::uint64_t, Stranger>;  // by age
 
   Reception(TcpListener listener, UniqueFd epoll, Options options);
 
   void AcceptAll();
-  void PauseListening(const Status& cause);
+  void AcceptWithoutDescriptors(const Status& cause);
+  bool MakeRoom();
+  void PauseListening(Duration duration);
   void Admit(UniqueFd socket);
   bool BeginHandshake(Stranger& stranger);  // false when the first bytes are not there yet
   void Advance(std::uint64_t id, std::vector<Newcomer>& newcomers);
@@ -86,7 +93,7 @@ class Reception {
   Strangers strangers_;
   std::uint64_t next_id_ = 1;
   std::uint64_t generation_ = 0;
-  TimePoint paused_until_{};  // no descriptors left: the listener is not watched
+  TimePoint paused_until_{};  // the listener is not watched
   std::uint64_t turned_away_ = 0;
   std::string last_reason_;
   TimePoint next_log_{};

@@ -15,8 +15,8 @@ inline constexpr std::size_t kMaxStoreValueBytes = 64u << 10;
 
 // Everybody who came to a meeting.
 struct Meeting {
-  std::uint64_t generation = 0;      // larger than of any meeting before
-  std::vector<std::string> told;     // by rank
+  std::uint64_t generation = 0;   // larger than of any meeting before
+  std::vector<std::string> told;  // by rank
 };
 
 // Blocks at most until the deadline; kTimeout says who is missing or which key. Any thread.

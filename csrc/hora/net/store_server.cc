@@ -98,7 +98,6 @@ void StoreServer::Loop::Welcome(Newcomer newcomer) {
                           .asked = {},
                           .answer_by = {},
                           .key = {}});
-  reception_->Expect(static_cast<int>(members_.size()));
   Serve(id);  // what came with the end of its handshake
 }
 
@@ -153,7 +152,7 @@ Status StoreServer::Loop::Handle(MemberId id, Member& member, MeetRequest reques
   }
   member.waits = Waits::kForMeeting;
   member.answer_by = AnswerBy(request.patience_ms);
-  reception_->Expect(std::max(request.size, static_cast<int>(members_.size())));
+  reception_->Expect(request.size);
   const auto outcome = gathering_.Come(id, std::move(request), member.address, Now());
   if (outcome) Deliver(*outcome);
   return Status::Ok();

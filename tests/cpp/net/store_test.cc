@@ -72,6 +72,17 @@ TEST_P(StoreTest, FourRanksMeetAgainAndAgain) {
   EXPECT_EQ(generations.size(), 20u);
 }
 
+TEST_P(StoreTest, ManyRanksComeAtOnce) {
+  constexpr int kRanks = 64;
+  OnThreads(kRanks, [&](int rank) {
+    const auto store = job_.Connect(rank);
+    ASSERT_NE(store, nullptr);
+    const auto meeting = store->Meet(rank, kRanks, std::to_string(rank), In(seconds(60)));
+    ASSERT_TRUE(meeting) << meeting.error().ToString();
+    EXPECT_EQ(meeting->told.back(), "63");
+  });
+}
+
 TEST_P(StoreTest, KeysAreSetReplacedAndWaitedFor) {
   OnThreads(3, [&](int rank) {
     const auto store = job_.Connect(rank);
