@@ -1,18 +1,14 @@
-// Any bytes are a store message or an error; a message survives being sent on.
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-#include <span>
-#include <vector>
-
+// What ranks and the store tell each other.
+#include "fuzz_input.h"
 #include "hora/wire/store_message.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const auto message = hora::DecodeStoreMessage(std::as_bytes(std::span(data, size)));
+int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const hora::fuzz::Input input(data, size);
+  const auto message = hora::DecodeStoreMessage(input.rest());
   if (!message) return 0;
   std::vector<std::byte> frame;
-  if (!hora::EncodeStoreMessage(*message, frame).ok()) return 0;  // too large for a request
+  hora::fuzz::Require(hora::EncodeStoreMessage(*message, frame).ok());
   const auto again = hora::DecodeStoreMessage(frame);
-  if (!again || *again != *message) std::abort();
+  hora::fuzz::Require(again && *again == *message);
   return 0;
 }
