@@ -11,6 +11,8 @@ wanted=(g++ cmake ninja-build libgtest-dev libbenchmark-dev libfmt-dev libexpect
 # For the tests of several hosts on one machine, which are skipped without them. Only on request:
 # the package also starts a daemon that lets people log in.
 if [ -n "${HORA_SETUP_ALL:-}" ]; then wanted+=(openssh-server openssh-client iproute2); fi
+# Plugins are built for those that are there; nothing needs them.
+optional=(libgloo-dev libopenmpi-dev openmpi-bin libmpich-dev mpich)
 # The interpreter's own packages: only when it is the system's and lacks them.
 "$python" -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 "$python" - <<'PY' 2>/dev/null || wanted+=(python3-dev)
@@ -18,22 +20,33 @@ import pathlib, sysconfig
 assert (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists()
 PY
 
-if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-  missing=()
-  for package in "${wanted[@]}"; do
+# Of the packages named, those that are not installed.
+missing() {
+  local package status
+  for package in "$@"; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$status" = installed ] || missing+=("$package")
+    [ "$status" = installed ] || echo "$package"
   done
-  if [ ${#missing[@]} -gt 0 ]; then
-    echo "setup: apt-get install ${missing[*]}"
+}
+
+# Older releases lack some libraries; CMake fetches those, or does without.
+install_available() {
+  local package available=()
+  for package in "$@"; do
+    if apt-cache show "$package" >/dev/null 2>&1; then available+=("$package"); fi
+  done
+  [ ${#available[@]} = 0 ] || apt-get install -y -qq --no-install-recommends "${available[@]}" >/dev/null
+}
+
+if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+  mapfile -t needed < <(missing "${wanted[@]}")
+  mapfile -t nice < <(missing "${optional[@]}")
+  if [ ${#needed[@]} -gt 0 ] || [ ${#nice[@]} -gt 0 ]; then
+    echo "setup: apt-get install" "${needed[@]}" "${nice[@]}"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    # Older releases lack some libraries; CMake fetches those.
-    available=()
-    for package in "${missing[@]}"; do
-      if apt-cache show "$package" >/dev/null 2>&1; then available+=("$package"); fi
-    done
-    apt-get install -y -qq --no-install-recommends "${available[@]}" >/dev/null
+    if [ ${#needed[@]} -gt 0 ]; then apt-get update -qq; else apt-get update -qq || true; fi
+    install_available "${needed[@]}"
+    install_available "${nice[@]}" || echo "setup: going on without ${nice[*]}"
   fi
 fi
 

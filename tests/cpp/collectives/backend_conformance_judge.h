@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "collectives/backend_conformance.h"
@@ -84,7 +85,7 @@ class Judge {
 
   void Expect(int rank, const Bytes& result) const {
     if (exact_) {
-      EXPECT_TRUE(result == expected_) << "rank " << rank;
+      EXPECT_TRUE(result == expected_) << "rank " << rank << ", " << What();
       return;
     }
     const std::vector<double> got = Numbers(params_.dtype, result);
@@ -95,11 +96,20 @@ class Judge {
       // What left the range of a narrow type on the way is not judged.
       if (!std::isfinite(wanted[i]) || !std::isfinite(got[i])) continue;
       const double size = product ? std::abs(wanted[i]) : magnitudes_[i];
-      ASSERT_NEAR(got[i], wanted[i], steps * size + 1e-30) << "rank " << rank << ", number " << i;
+      ASSERT_NEAR(got[i], wanted[i], steps * size + 1e-30)
+          << "rank " << rank << ", number " << i << ", " << What();
     }
   }
 
  private:
+  // Traces of a test do not reach the threads of its ranks.
+  std::string What() const {
+    return std::string(ToString(params_.kind)) + " of " + std::to_string(expected_.size()) +
+           " bytes of " + std::string(ToString(params_.dtype)) + ", " +
+           std::string(ToString(params_.reduce_op)) + " scaled by " +
+           std::to_string(params_.prescale) + " and " + std::to_string(params_.postscale);
+  }
+
   const OpParams params_;
   const bool exact_;
   const int ranks_;

@@ -37,26 +37,18 @@ MPI_Op OpOf(ReduceOp op) {
 // Sums and products of integers wrap around, so they are those of numbers without a sign.
 MPI_Datatype TypeOf(DType dtype, bool wraps) {
   switch (dtype) {
-    case DType::kUInt8:
-      return MPI_UINT8_T;
-    case DType::kInt8:
-      return wraps ? MPI_UINT8_T : MPI_INT8_T;
-    case DType::kUInt16:
-      return MPI_UINT16_T;
-    case DType::kInt16:
-      return wraps ? MPI_UINT16_T : MPI_INT16_T;
     case DType::kUInt32:
-      return MPI_UINT32_T;
+      return wraps ? MPI_UINT32_T : MPI_DATATYPE_NULL;
     case DType::kInt32:
       return wraps ? MPI_UINT32_T : MPI_INT32_T;
     case DType::kUInt64:
-      return MPI_UINT64_T;
+      return wraps ? MPI_UINT64_T : MPI_DATATYPE_NULL;
     case DType::kInt64:
       return wraps ? MPI_UINT64_T : MPI_INT64_T;
     case DType::kFloat32:
-      return MPI_FLOAT;
+      return wraps ? MPI_FLOAT : MPI_DATATYPE_NULL;
     case DType::kFloat64:
-      return MPI_DOUBLE;
+      return wraps ? MPI_DOUBLE : MPI_DATATYPE_NULL;
     default:
       return MPI_DATATYPE_NULL;
   }
@@ -104,11 +96,9 @@ void CheckRanks(const hora_plugin_group& group) {
 }  // namespace
 
 bool Reduces(hora_plugin_element element) {
-  const auto dtype = static_cast<DType>(element.dtype);
   const auto op = static_cast<ReduceOp>(element.reduce_op);
-  const bool floating = dtype == DType::kFloat32 || dtype == DType::kFloat64;
-  return OpOf(op) != MPI_OP_NULL && TypeOf(dtype, true) != MPI_DATATYPE_NULL &&
-         (!floating || Wraps(op));
+  const MPI_Datatype type = TypeOf(static_cast<DType>(element.dtype), Wraps(op));
+  return OpOf(op) != MPI_OP_NULL && type != MPI_DATATYPE_NULL;
 }
 
 MpiGroup::MpiGroup(const hora_plugin_group& group)

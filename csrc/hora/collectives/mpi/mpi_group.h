@@ -14,8 +14,10 @@
 
 namespace hora::mpi_plugin {
 
-// Whether MPI itself reduces such elements: integers, and sums and products of floats. (Minima and
-// maxima of floats would lose NaNs on some ranks; 16-bit floats hora reduces with one rounding.)
+// Whether MPI itself reduces such elements: sums and products of 32 and 64 bits, minima and maxima
+// of such integers that have a sign. Minima and maxima of floats would lose NaNs on some ranks.
+// Narrow integers and minima of those without a sign go wrong in common versions: Open MPI 4.1 adds
+// 8 and 16 bits with saturation, and it and MPICH 4.0 compare as if there were a sign.
 bool Reduces(hora_plugin_element element);
 
 // Owns the communicator. All functions throw what MPI says, also when they took longer than the
