@@ -78,8 +78,7 @@ class ChecksumReader {
  public:
   Result<std::size_t> Read(int fd, std::span<std::byte> into) {
     std::size_t delivered = 0;
-    while (!into.empty()) {
-      if (!failure_.ok()) return Fail(failure_);
+    while (!into.empty() && failure_.ok()) {
       const auto payload = into.first(std::min(into.size(), payload_left_));
       // The next header comes along with the end of a payload.
       const bool header_too = payload.size() == payload_left_;
@@ -92,19 +91,20 @@ class ChecksumReader {
       if (!got && delivered == 0) return got;
       if (!got || *got == 0) break;
       const std::size_t of_payload = std::min(*got, payload.size());
-      Accept(payload.first(of_payload), *got - of_payload);
-      if (!failure_.ok()) {
-        shutdown(fd, SHUT_RDWR);
-        return Fail(failure_);
+      if (Accept(payload.first(of_payload), *got - of_payload)) {
+        delivered += of_payload;
+        into = into.subspan(of_payload);
       }
-      delivered += of_payload;
-      into = into.subspan(of_payload);
+      if (!failure_.ok()) shutdown(fd, SHUT_RDWR);
     }
+    // What came before the damage is good.
+    if (delivered == 0 && !failure_.ok()) return Fail(failure_);
     return delivered;
   }
 
  private:
-  void Accept(std::span<const std::byte> payload, std::size_t of_header) {
+  // Whether the payload may be delivered; the header after it can be wrong all the same.
+  bool Accept(std::span<const std::byte> payload, std::size_t of_header) {
     if (!payload.empty()) {
       running_ = Crc32c(payload, running_);
       payload_left_ -= payload.size();
@@ -112,11 +112,12 @@ class ChecksumReader {
         failure_ = Error(StatusCode::kPeerFailed,
                          "record {} was damaged on its way: its checksum is {:08x}, not {:08x}",
                          announced_.number, running_, announced_.checksum);
-        return;
+        return false;
       }
     }
     header_held_ += of_header;
     if (header_held_ == header_.size()) BeginRecord();
+    return true;
   }
 
   void BeginRecord() {
