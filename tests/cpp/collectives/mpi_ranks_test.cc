@@ -50,14 +50,14 @@ class FileStore final : public Store {
   std::filesystem::path folder_;
 };
 
-std::optional<int> NumberIn(const char* name) {
+std::optional<int> IntegerOf(const char* name) {
   const char* const text = std::getenv(name);
   return text == nullptr ? std::nullopt : std::optional(std::atoi(text));
 }
 
 // This process's rank, as the launcher numbers it.
-int Rank() { return NumberIn("OMPI_COMM_WORLD_RANK").value_or(NumberIn("PMI_RANK").value_or(0)); }
-int Size() { return NumberIn("OMPI_COMM_WORLD_SIZE").value_or(NumberIn("PMI_SIZE").value_or(1)); }
+int Rank() { return IntegerOf("OMPI_COMM_WORLD_RANK").value_or(IntegerOf("PMI_RANK").value_or(0)); }
+int Size() { return IntegerOf("OMPI_COMM_WORLD_SIZE").value_or(IntegerOf("PMI_SIZE").value_or(1)); }
 
 class OneRank final : public BackendGroup {
  public:
