@@ -93,11 +93,14 @@ class HostsCrew:
         """Called whenever a host has come further."""
         if self._has_started or self._is_killing:
             return
-        self._preflight.go_on(self._screen.note)
+        self._preflight.go_on()
         self._show_progress()
         if not all(agent.is_settled for agent in self._agents):
             return
-        if problems := self._preflight.problems():
+        problems = self._preflight.problems()
+        if not problems:
+            problems = [text for text in [self._preflight.open_store(self._screen.note)] if text]
+        if problems:
             self._events.cannot_start(problems)
             self.kill()
             return

@@ -13,13 +13,26 @@ from hora.errors import HoraError
 from hora.launch.agent_host import AgentHost, Stage
 from hora.launch.environment import forwarded_environment, terminal_variables
 from hora.launch.job_spec import JobSpec, SeveralHosts
-from hora.launch.store import StoreHost, choose_address, host_store, interfaces_of, resolve
+from hora.launch.store import (
+    StoreHost,
+    choose_address,
+    endpoint,
+    host_store,
+    interfaces_of,
+    listen_on,
+    resolve,
+    split_endpoint,
+)
 
 _CHECK_LIMIT_S = 5.0
 
 
 class Preflight:
-    """Owns the store, which is opened as soon as one other host has answered."""
+    """Owns the store.
+
+    Where it will be is settled as soon as one other host has answered. It opens when all checks are
+    done; until then a socket that nobody reads keeps its place, so that trying it disturbs nobody.
+    """
 
     def __init__(self, spec: JobSpec, agents: Sequence[AgentHost], key: str) -> None:
         assert isinstance(spec.where, SeveralHosts)
@@ -30,6 +43,8 @@ class Preflight:
         self._key = key
         self._interfaces = interfaces_of({**os.environ, **spec.settings})
         self._env = {**terminal_variables(spec.size), **forwarded_environment(os.environ)}
+        self._meeting_point = ""  # the store's address
+        self._probe: socket.socket | None = None
         self._store: StoreHost | None = None
         self._store_problem = ""
 
@@ -49,16 +64,16 @@ class Preflight:
         agent.stage = Stage.CHECKED
         agent.wait(None)
 
-    def go_on(self, note: Callable[[str], None]) -> None:
-        """Asks agents that have answered to check their host, once the store is there."""
+    def go_on(self) -> None:
+        """Asks agents that have answered to check their host, once it is clear where to meet."""
         usable = [agent for agent in self._agents if not agent.problems]
-        if self._needs_store and not self._store and not self._store_problem:
+        if self._needs_store and not self._meeting_point and not self._store_problem:
             others = [agent for agent in usable if not agent.host.is_here]
             greeted = next((agent for agent in others if agent.stage >= Stage.GREETED), None)
             if greeted is None and others:
                 return
             if greeted:
-                self._open_store(greeted, note)
+                self._choose_meeting_point(greeted)
         for agent in usable:
             if agent.stage is Stage.GREETED:
                 agent.stage = Stage.CHECKING
@@ -94,23 +109,38 @@ class Preflight:
             "grace_s": self._spec.grace_s,
         }
 
+    def open_store(self, note: Callable[[str], None]) -> str:
+        """Called when all is well; returns what stands in the way after all, or ""."""
+        if not self._probe:
+            return ""
+        self._probe.close()
+        address, port = split_endpoint(self._meeting_point)
+        spec = self._spec
+        try:
+            self._store = host_store(address, port, spec.job_id, self._key, spec.settings)
+        except HoraError as error:
+            return f"{socket.gethostname()} (this host): {error}"
+        note(f"{len(self._agents)} hosts; the store listens on {self._store.address}")
+        return ""
+
     def close(self) -> None:
         """Ends the store."""
-        if self._store:
-            self._store.close()
+        for held in (self._probe, self._store):
+            if held:
+                held.close()
 
     @property
     def _needs_store(self) -> bool:
         return len(self._agents) > 1
 
-    def _open_store(self, other: AgentHost, note: Callable[[str], None]) -> None:
+    def _choose_meeting_point(self, other: AgentHost) -> None:
+        """Listens where the store will be, so that agents can try to get there."""
         try:
             address = choose_address(self._interfaces, other.address or resolve(other.host.address))
-            self._store = host_store(address, 0, self._spec.job_id, self._key, self._spec.settings)
-        except HoraError as error:
+            self._probe = listen_on(address, len(self._agents))
+            self._meeting_point = endpoint(address, self._probe.getsockname()[1])
+        except (HoraError, OSError) as error:
             self._store_problem = f"{socket.gethostname()} (this host): {error}"
-            return
-        note(f"{len(self._agents)} hosts; the store listens on {self._store.address}")
 
     def _check_fields(self, agent: AgentHost) -> dict[str, Any]:
         command = list(self._spec.command)
@@ -124,7 +154,7 @@ class Preflight:
             "folder": os.getcwd(),
             "env": self._env,
             "settings": dict(self._spec.settings),
-            "store": self._store.address if self._store else "",
+            "store": self._meeting_point,
             "interfaces": self._interfaces,
             "is_first": agent.index == 0,
         }

@@ -58,6 +58,12 @@ def choose_address(interfaces: Sequence[str], towards: str) -> str:
         raise HoraError(str(error)) from None
 
 
+def listen_on(address: str, count: int) -> socket.socket:
+    """A listener on any port of ``address`` that ``count`` hosts may try; nobody accepts them."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=count + 16)
+
+
 def endpoint(address: str, port: int) -> str:
     """Returns "ip:port", or "[ip]:port" for IPv6."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
