@@ -25,12 +25,12 @@ build=${FUZZ_BUILD_DIR:-build/fuzz}
 mkdir -p "$build"
 cmake --preset fuzz -B "$build" -DCMAKE_CXX_COMPILER="$compiler" >"$build/configure.log" ||
   { cat "$build/configure.log"; exit 1; }
-cmake --build "$build"
-
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
   for source in tests/fuzz/*_fuzz.cc; do targets+=("$(basename "$source" .cc)"); done
 fi
+
+cmake --build "$build" --target "${targets[@]}"
 
 mkdir -p "$build/findings"
 number=0

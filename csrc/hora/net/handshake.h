@@ -20,9 +20,9 @@ struct Purpose {
   enum class Kind : std::uint8_t { kStore = 1, kControl = 2, kHeartbeat = 3, kData = 4 };
 
   Kind kind = Kind::kStore;
-  std::uint8_t lane = 0;          // kData: a Lane
-  std::uint16_t stripe = 0;       // kData: several sockets side by side
-  std::int32_t process_set = 0;   // kControl, kData
+  std::uint8_t lane = 0;         // kData: a Lane
+  std::uint16_t stripe = 0;      // kData: several sockets side by side
+  std::int32_t process_set = 0;  // kControl, kData
 
   friend auto operator<=>(const Purpose&, const Purpose&) = default;
 };
@@ -63,7 +63,7 @@ class Handshake {
   // After kFailed. kInvalidArgument: a member of the job with another version or protection, which
   // waiting would not heal. Else the other end is none (kPeerFailed), or has gone.
   const Status& failure() const;
-  bool is_member() const;           // the other end has proved the key
+  bool is_member() const;            // the other end has proved the key
   const Introduction& peer() const;  // after kDone
   Channel Take();                    // after kDone, once
 
