@@ -16,8 +16,6 @@
 
 namespace hora {
 
-
-
 struct HostGroupOptions {
   int rank = 0;
   int size = 1;

@@ -23,12 +23,13 @@ bool IsReady(int fd, short events) {
 
 }  // namespace
 
-TcpLink::TcpLink(Channel channel, int neighbour, PeerNetwork& network, std::function<void()> wake)
-    : channel_(std::move(channel)), neighbour_(neighbour), network_(network) {
-  network_.Watch(channel_.fd(), std::move(wake));
+TcpLink::TcpLink(Channel channel, int neighbour, std::shared_ptr<PeerNetwork> network,
+                 std::function<void()> wake)
+    : channel_(std::move(channel)), neighbour_(neighbour), network_(std::move(network)) {
+  network_->Watch(channel_.fd(), std::move(wake));
 }
 
-TcpLink::~TcpLink() { network_.Unwatch(channel_.fd()); }
+TcpLink::~TcpLink() { network_->Unwatch(channel_.fd()); }
 
 Status TcpLink::Send(std::span<const std::byte> frame, bool /*urgent*/) {
   if (frame.size() > kMaxFrameBytes) {
@@ -125,7 +126,7 @@ bool TcpLink::NeedsAttention() const {
 }
 
 void TcpLink::Arm() {
-  if (!gone_.load()) network_.Rearm(channel_.fd());
+  if (!gone_.load()) network_->Rearm(channel_.fd());
 }
 
 }  // namespace hora

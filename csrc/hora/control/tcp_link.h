@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "hora/control/link.h"
@@ -18,7 +19,8 @@ namespace hora {
 class TcpLink final : public Link {
  public:
   // `neighbour` is its global rank, for errors. `wake` is called on the network's thread after Arm.
-  TcpLink(Channel channel, int neighbour, PeerNetwork& network, std::function<void()> wake);
+  TcpLink(Channel channel, int neighbour, std::shared_ptr<PeerNetwork> network,
+          std::function<void()> wake);
   ~TcpLink() override;
 
   Status Send(std::span<const std::byte> frame, bool urgent) override;
@@ -35,7 +37,7 @@ class TcpLink final : public Link {
 
   Channel channel_;
   const int neighbour_;
-  PeerNetwork& network_;
+  const std::shared_ptr<PeerNetwork> network_;
   std::vector<std::byte> unsent_;  // from unsent_head_ on
   std::size_t unsent_head_ = 0;
   std::atomic<bool> has_unsent_{false};

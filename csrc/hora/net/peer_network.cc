@@ -96,11 +96,12 @@ std::shared_ptr<const PeerNetwork::Loop::Group> PeerNetwork::Loop::group() {
 
 void PeerNetwork::Loop::Tick(Duration period, std::function<void()> tick) {
   {
+    const std::lock_guard between_ticks(tick_mutex_);
     const std::lock_guard lock(mutex_);
-    Check(tick_ == nullptr, "a peer network has one tick");
+    Check(tick_ == nullptr || tick == nullptr, "a peer network has one tick");
     tick_period_ = period;
     tick_ = std::move(tick);
-    next_tick_ = Now() + period;
+    next_tick_ = tick_ == nullptr ? TimePoint::max() : Now() + period;
   }
   thread_.Wake();
 }
@@ -126,7 +127,10 @@ TimePoint PeerNetwork::Loop::TickIfDue() {
     if (now < next_tick_) return next_tick_;
     next_tick_ = std::max(next_tick_ + tick_period_, now);
   }
-  tick_();
+  {
+    const std::lock_guard ticking(tick_mutex_);
+    if (tick_ != nullptr) tick_();
+  }
   const std::lock_guard lock(mutex_);
   return next_tick_;
 }

@@ -45,7 +45,8 @@ class PeerNetwork {
   void Watch(int fd, std::function<void()> ready);
   void Rearm(int fd);
   void Unwatch(int fd);
-  // Calls `tick` on the thread, about every `period`, until the network is gone. Once.
+  // Calls `tick` on the thread, about every `period`, until another call with no `tick` returns or
+  // the network is gone. `tick` must not block, nor call this.
   void Tick(Duration period, std::function<void()> tick);
 
   // In the child of a fork: closes what this process shares with its parent. Async-signal-safe.

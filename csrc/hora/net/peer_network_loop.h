@@ -73,7 +73,8 @@ class PeerNetwork::Loop {
   std::mutex mutex_;  // of what follows
   std::shared_ptr<const Group> group_ = std::make_shared<const Group>();
   Duration tick_period_{};
-  std::function<void()> tick_;  // set once; called without the lock
+  std::mutex tick_mutex_;       // held during a tick; taken before mutex_
+  std::function<void()> tick_;  // changed with both, called with tick_mutex_
   TimePoint next_tick_ = TimePoint::max();
   std::string turned_away_;
 

@@ -1,0 +1,51 @@
+#include "hora/wire/rank_card.h"
+
+#include <cstdint>
+
+#include "hora/wire/rank_card_generated.h"
+
+namespace hora {
+
+std::string Encode(const RankCard& card) {
+  flatbuffers::FlatBufferBuilder builder;
+  const Tunables& from = card.tunables;
+  const wire::card::Tunables tunables(from.tuning.fusion_threshold_bytes, from.tuning.chunk_bytes,
+                                      from.tuning.small_allreduce_bytes, from.tuning.urgent_bytes,
+                                      from.window_bytes, from.cache_capacity, from.tree_fan_out,
+                                      from.join_divides_by_size);
+  const auto version = builder.CreateString(card.version);
+  const auto host = builder.CreateString(card.host);
+  const auto address = builder.CreateString(card.address);
+  const auto rendezvous = builder.CreateString(card.rendezvous);
+  const auto engine = builder.CreateString(card.engine);
+  builder.Finish(wire::card::CreateRankCard(builder, version, card.local_rank, card.local_size,
+                                            host, address, rendezvous, engine, &tunables));
+  return {reinterpret_cast<const char*>(builder.GetBufferPointer()), builder.GetSize()};
+}
+
+Result<RankCard> DecodeRankCard(std::string_view bytes) {
+  const auto* const data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+  flatbuffers::Verifier verifier(data, bytes.size());
+  if (bytes.empty() || !wire::card::VerifyRankCardBuffer(verifier)) {
+    return Fail(Status(StatusCode::kInternal, "a rank's card cannot be read"));
+  }
+  const wire::card::RankCard& card = *wire::card::GetRankCard(data);
+  const wire::card::Tunables& from = *card.tunables();
+  return RankCard{.version = card.version()->str(),
+                  .local_rank = card.local_rank(),
+                  .local_size = card.local_size(),
+                  .host = card.host()->str(),
+                  .address = card.address()->str(),
+                  .rendezvous = card.rendezvous()->str(),
+                  .engine = card.engine()->str(),
+                  .tunables = {.tuning = {.fusion_threshold_bytes = from.fusion_threshold_bytes(),
+                                          .chunk_bytes = from.chunk_bytes(),
+                                          .small_allreduce_bytes = from.small_allreduce_bytes(),
+                                          .urgent_bytes = from.urgent_bytes()},
+                               .window_bytes = from.window_bytes(),
+                               .cache_capacity = from.cache_capacity(),
+                               .tree_fan_out = from.tree_fan_out(),
+                               .join_divides_by_size = from.join_divides_by_size()}};
+}
+
+}  // namespace hora
