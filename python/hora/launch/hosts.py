@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from hora.errors import UsageError
 
@@ -118,14 +121,14 @@ def is_this_host(name: str) -> bool:
         found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return any(_can_bind(entry[0], entry[4]) for entry in found)
+    return any(_is_own(str(entry[4][0])) for entry in found)
 
 
-def _can_bind(family: int, address: tuple[object, ...]) -> bool:
-    """Only an own address can be bound."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind(address)
-        except OSError:
-            return False
-    return True
+def _is_own(address: str) -> bool:
+    bare = address.partition("%")[0]
+    if ip_address(bare).is_loopback:
+        return True
+    psutil: Any = importlib.import_module("psutil")
+    # Not by trying to bind it: some machines may bind addresses that they do not have (yet).
+    own = (info.address for infos in psutil.net_if_addrs().values() for info in infos)
+    return bare in {name.partition("%")[0] for name in own}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from hora.launch.hosts import read_hosts
+from hora.launch.hosts import is_this_host, read_hosts
 from launched import DEADLINE_S, launcher_processes, wait_until_gone
 
 FAILURES = {
@@ -130,3 +132,12 @@ def test_interrupted_while_connecting(ssh, start):
 )
 def test_hosts(text, expected):
     assert [(host.name, host.slots) for host in read_hosts(text, None)] == expected
+
+
+def test_names_of_this_host():
+    own = [info.address for infos in psutil.net_if_addrs().values() for info in infos]
+    numbers = [address for address in own if "." in address]
+    for name in ("localhost", "127.0.0.1", "127.3.2.1", "[::1]", socket.gethostname(), *numbers):
+        assert is_this_host(name), name
+    for name in ("192.0.2.99", "me@localhost", "no-such-host.invalid", "[fe80::99%lo]"):
+        assert not is_this_host(name), name
