@@ -24,10 +24,11 @@ struct TcpBackendOptions {
   Interruption interruption;                      // may be empty
 };
 
-// Owns the channels. Ring algorithms for large messages, recursive doubling (and halving) for small
-// ones, pairwise exchange for an alltoall; sums are formed in an order that depends on ranks and
-// sizes only, so all ranks get the same bits on every run. Pieces are moved and reduced while
-// others are under way; no buffer grows with the size of the message.
+// Owns the channels. Small reductions gather all operands on every rank (at once, or doubling what
+// each rank has); large ones meet slice by slice at one rank each, or travel around a ring where
+// there are many ranks and no rounding is added by it. Sums are formed in an order that depends on
+// ranks and sizes only, so all ranks get the same bits on every run. Pieces are moved and reduced
+// while others are under way; no buffer grows with the size of the message.
 //
 // One thread at a time; Execute blocks as its base says, looks at `lost` at least every 10 ms, and
 // gives way between pieces and while it waits. After a failure the streams are out of step, so
@@ -43,9 +44,12 @@ class TcpBackend final : public CollectiveBackend {
   void Retune(const Tuning& tuning) override;
   Status Execute(CollectiveCall& call) override;
 
+  // By this rank, through its life; without what protects them.
+  std::uint64_t sent_bytes() const;
+
  private:
-  class Exchange;  // bytes under way to and from the peers
-  std::unique_ptr<Exchange> exchange_;
+  class State;  // bytes under way to and from the peers, and staging
+  std::unique_ptr<State> state_;
   Status failure_;
 };
 
