@@ -87,11 +87,38 @@ class Topology:
         cross_size: int,
     ) -> None: ...
 
-def init(topology: Topology, rendezvous: str, key: bytes, listen_fd: int) -> None:
+def init(
+    topology: Topology,
+    rendezvous: str,
+    key: bytes,
+    listen_fd: int,
+    store: str = "",
+    job_id: str = "",
+    interfaces: list[str] = ...,
+) -> None:
     """Starts the engine; blocks until all ranks are there (HORA_START_TIMEOUT_SECONDS).
 
-    ``listen_fd`` is -1 on every rank but 0. A failure leaves the process as before: try again.
+    On one host they meet at ``rendezvous``, where ``listen_fd`` is -1 on every rank but 0; on
+    several hosts at the ``store`` ("ip:port"). A failure leaves the process as before: try again.
     """
+
+class StoreServer:
+    """Where the ranks of several hosts meet. Listens on ``address`` ("ip:port", 0: any port)."""
+
+    def __init__(self, address: str, job_id: str, key: bytes) -> None: ...
+    @property
+    def address(self) -> str: ...
+    def close(self) -> None:
+        """Whoever waits in the store is told that it is gone."""
+
+def choose_address(wanted: list[str], towards: str) -> str:
+    """The address of this host ("ip:0") on the first of these interfaces and networks that is up.
+
+    Without any, the one from which the kernel speaks to ``towards`` ("ip:port").
+    """
+
+def network_interfaces() -> list[tuple[str, str, int, bool]]:
+    """Name, address, length of the network's prefix, and whether it is up."""
 
 def shutdown() -> None:
     """Leaves the group; open handles get ``ShutDownError``. Does nothing when not initialised."""

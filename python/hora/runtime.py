@@ -102,7 +102,15 @@ def _join(comm: Iterable[int] | Any) -> None:
         place.cross_size,
     )
     listen_fd = -1 if place.listen_fd is None else place.listen_fd
-    _core.init(topology, place.rendezvous, place.key, listen_fd)
+    _core.init(
+        topology,
+        place.rendezvous,
+        place.key,
+        listen_fd,
+        store=place.store,
+        job_id=place.job_id,
+        interfaces=list(place.interfaces),
+    )
     forget_names()
     _watch_exit()
 

@@ -1,7 +1,9 @@
 #include "hora/base/config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <initializer_list>
 #include <string_view>
 #include <utility>
 
@@ -36,6 +38,17 @@ class Reader {
   void Integer(const char* name, Int& into, long long low, long long high) {
     Number<long long>(name, "an integer", low, high,
                       [&](long long value) { into = static_cast<Int>(value); });
+  }
+
+  void Word(const char* name, std::string& into, std::initializer_list<const char*> allowed) {
+    const auto text = lookup_(name);
+    if (!text) return;
+    if (std::find(allowed.begin(), allowed.end(), *text) != allowed.end()) {
+      into = *text;
+    } else {
+      Reject(Error(StatusCode::kInvalidArgument, "{}='{}' is not one of {}", name, *text,
+                   fmt::join(allowed, ", ")));
+    }
   }
 
   void Level(const char* name, LogLevel& into) {
@@ -100,6 +113,13 @@ Result<Config> Config::From(const Lookup& lookup) {
   if (const auto path = lookup("HORA_AUTOTUNE_LOG")) config.autotune.log = *path;
   read.Integer("HORA_CACHE_CAPACITY", config.cache_capacity, 0, 1LL << 20);
   read.Integer("HORA_TREE_FAN_OUT", config.tree_fan_out, 2, 1024);
+  NetworkConfig& network = config.network;
+  read.Word("HORA_BACKEND", network.engine,
+            {"tcp", "gloo", "mpi", "flat-tcp", "flat-gloo", "flat-mpi"});
+  read.Word("HORA_CONTROL_PLANE", network.control_plane, {"tls", "mac"});
+  read.Word("HORA_DATA_PLANE", network.data_plane, {"tls", "auth"});
+  if (const auto path = lookup("HORA_PLUGIN_DIRECTORY")) network.plugin_directory = *path;
+  read.Seconds("HORA_HEARTBEAT_SECONDS", network.heartbeat, 0.2, 3600);
   read.Level("HORA_LOG_LEVEL", config.log_level);
   if (!read.status().ok()) return Fail(read.status());
   if (config.data_plane.window_bytes % 4096 != 0) {

@@ -35,6 +35,23 @@ struct DataPlaneConfig {
   std::size_t result_memory_bytes = 256u << 20;     // HORA_RESULT_MEMORY_BYTES
 };
 
+// How several hosts work together.
+struct NetworkConfig {
+  // HORA_BACKEND: tcp, gloo or mpi between hosts and shared memory inside; with "flat-" before it,
+  // also inside.
+  std::string engine = "tcp";
+  // HORA_CONTROL_PLANE: tls, or mac where TLS is refused.
+  std::string control_plane = "tls";
+  // HORA_DATA_PLANE: tls; auth: authenticated, then plain with checksums; empty: tls, and auth
+  // where all of it stays on the loopback interface.
+  std::string data_plane;
+  std::string plugin_directory;  // HORA_PLUGIN_DIRECTORY: where hora_gloo.so and its kin lie
+  Duration heartbeat = std::chrono::seconds(3);  // HORA_HEARTBEAT_SECONDS: silence that is a death
+
+  bool flat() const { return engine.starts_with("flat-"); }
+  std::string library() const { return flat() ? engine.substr(5) : engine; }
+};
+
 struct Config {
   Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS; 0: kNever
   Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS; 0: kNever
@@ -44,6 +61,7 @@ struct Config {
   int tree_fan_out = 8;                               // HORA_TREE_FAN_OUT
   LogLevel log_level = LogLevel::kWarning;            // HORA_LOG_LEVEL
   DataPlaneConfig data_plane;
+  NetworkConfig network;
   AutotuneConfig autotune;
 
   using Lookup = std::function<std::optional<std::string>(const char* name)>;

@@ -10,6 +10,7 @@ void BindGradients(pybind11::module_& module);
 void BindHandle(pybind11::module_& module);
 void BindEngine(pybind11::module_& module);
 void BindProcessSets(pybind11::module_& module);
+void BindNetwork(pybind11::module_& module);
 void BindObservation(pybind11::module_& module);
 void BindOperations(pybind11::module_& module);
 void BindSymmetricMemory(pybind11::module_& module);

@@ -1,12 +1,16 @@
+#include <dlfcn.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
+#include <filesystem>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "hora/base/format.h"
 #include "hora/bindings/bind.h"
 #include "hora/bindings/instance.h"
+#include "hora/bindings/job_key.h"
 #include "hora/bindings/raise.h"
+#include "hora/control/job_group.h"
 #include "hora/engine/job_settings.h"
 
 namespace hora::bindings {
@@ -14,42 +18,61 @@ namespace {
 
 namespace py = pybind11;
 
-JobKey KeyFrom(const py::bytes& bytes) {
-  const auto text = static_cast<std::string_view>(bytes);
-  JobKey key;
-  if (text.size() != key.size()) {
-    Raise(Error(StatusCode::kInvalidArgument, "the job key has {} bytes, not {}", text.size(),
-                key.size()));
+// Where a rank meets the others, and what it shows them.
+struct Meet {
+  std::string rendezvous;
+  py::bytes key;
+  int listen_fd = -1;
+  std::string store;
+  std::string job_id;
+  std::vector<std::string> interfaces;
+};
+
+// Plugins are installed beside it.
+std::string DirectoryOfThisModule() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&DirectoryOfThisModule), &info) == 0) return "";
+  return std::filesystem::path(info.dli_fname).parent_path();
+}
+
+// One host's ranks meet at a Unix socket, those of several hosts at a store.
+Result<JobGroup> Form(const Topology& topology, const Config& config, const Meet& meet) {
+  const JobKey key = KeyFrom(meet.key);
+  if (!meet.store.empty()) {
+    JobGroupOptions options = JobGroupOptionsOf(topology, config, meet.store);
+    options.credentials = {.job_id = meet.job_id, .key = key};
+    options.interfaces = meet.interfaces;
+    const py::gil_scoped_release release;
+    return FormJobGroup(options);
   }
-  std::transform(text.begin(), text.end(), key.begin(),
-                 [](char c) { return static_cast<std::byte>(c); });
-  return key;
-}
-
-Result<std::shared_ptr<Engine>> StartEngine(const Topology& topology, const Config& config,
-                                            const HostGroupOptions& options) {
-  const py::gil_scoped_release release;
-  Result<HostGroup> group = FormHostGroup(options);
-  if (!group) return Fail(group.error());
-  Result<std::unique_ptr<Engine>> engine = Engine::Start(topology, config, std::move(*group));
-  if (!engine) return Fail(engine.error());
-  return std::shared_ptr<Engine>(std::move(*engine));
-}
-
-void Init(const Topology& topology, const std::string& rendezvous, const py::bytes& key,
-          int listen_fd) {
-  if (HasEngine()) return;
-  const Result<Config> config = Config::FromEnvironment();
-  if (!config) Raise(config.error());
-  SetLogLevel(config->log_level);
   const HostGroupOptions options{.rank = topology.rank,
                                  .size = topology.size,
-                                 .rendezvous = rendezvous,
-                                 .key = KeyFrom(key),
-                                 .listen_fd = listen_fd,
-                                 .tunables = TunablesOf(*config),
-                                 .timeout = config->start_timeout};
-  Result<std::shared_ptr<Engine>> engine = StartEngine(topology, *config, options);
+                                 .rendezvous = meet.rendezvous,
+                                 .key = key,
+                                 .listen_fd = meet.listen_fd,
+                                 .tunables = TunablesOf(config),
+                                 .timeout = config.start_timeout};
+  const py::gil_scoped_release release;
+  Result<HostGroup> group = FormHostGroup(options);
+  if (!group) return Fail(std::move(group.error()));
+  return JobGroup::OnOneHost(std::move(*group));
+}
+
+void Init(const Topology& topology, const Meet& meet) {
+  if (HasEngine()) return;
+  Result<Config> config = Config::FromEnvironment();
+  if (!config) Raise(config.error());
+  if (config->network.plugin_directory.empty()) {
+    config->network.plugin_directory = DirectoryOfThisModule();
+  }
+  SetLogLevel(config->log_level);
+  Result<JobGroup> group = Form(topology, *config, meet);
+  if (!group) Raise(group.error());
+  Result<std::unique_ptr<Engine>> engine = Fail(Status());
+  {
+    const py::gil_scoped_release release;
+    engine = Engine::Start(topology, *config, std::move(*group));
+  }
   if (!engine) Raise(engine.error());
   InstallEngine(std::move(*engine));
 }
@@ -78,8 +101,20 @@ void BindEngine(py::module_& module) {
       .def_readonly("local_size", &Topology::local_size)
       .def_readonly("cross_rank", &Topology::cross_rank)
       .def_readonly("cross_size", &Topology::cross_size);
-  module.def("init", &Init, py::arg("topology"), py::arg("rendezvous"), py::arg("key"),
-             py::arg("listen_fd"));
+  module.def(
+      "init",
+      [](const Topology& topology, std::string rendezvous, py::bytes key, int listen_fd,
+         std::string store, std::string job_id, std::vector<std::string> interfaces) {
+        Init(topology, {.rendezvous = std::move(rendezvous),
+                        .key = std::move(key),
+                        .listen_fd = listen_fd,
+                        .store = std::move(store),
+                        .job_id = std::move(job_id),
+                        .interfaces = std::move(interfaces)});
+      },
+      py::arg("topology"), py::arg("rendezvous"), py::arg("key"), py::arg("listen_fd"),
+      py::arg("store") = "", py::arg("job_id") = "",
+      py::arg("interfaces") = std::vector<std::string>());
   module.def("shutdown", &Shutdown);
   module.def("abort", &Abort, py::arg("message"));
   module.def("is_initialized", &HasEngine);

@@ -1,5 +1,7 @@
 #include "hora/engine/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <exception>
 #include <utility>
@@ -23,18 +25,38 @@ std::vector<int> AllRanks(int size) { return RankSet::AllOf(size).ranks(); }
 
 Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
                                               HostGroup group) {
+  return Start(topology, config, JobGroup::OnOneHost(std::move(group)));
+}
+
+Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
+                                              JobGroup group) {
   try {
-    return std::unique_ptr<Engine>(new Engine(topology, config, std::move(group)));
+    HostGroup host = group.host;
+    Reach reach{.layout = group.layout, .network = nullptr};
+    std::unique_ptr<JobNetwork> network;
+    if (group.network != nullptr) {
+      auto opened = JobNetwork::Open(topology.rank, config, std::move(group));
+      if (!opened) {
+        for (const PeerSocket& peer : host.peers) close(peer.fd);
+        return Fail(std::move(opened.error()));
+      }
+      network = std::move(*opened);
+      reach.network = network->global_set();
+    }
+    return std::unique_ptr<Engine>(
+        new Engine(topology, config, std::move(host), std::move(network), std::move(reach)));
   } catch (const std::exception& failure) {  // no memory, no thread
     return Fail(Error(StatusCode::kResource, "rank {}: the engine cannot start: {}", topology.rank,
                       failure.what()));
   }
 }
 
-Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
+Engine::Engine(const Topology& topology, const Config& config, HostGroup group,
+               std::unique_ptr<JobNetwork> network, Reach reach)
     : topology_(topology),
       config_(config),
       board_(group.board),
+      network_(std::move(network)),
       liveness_(topology.rank, std::move(group.peers), group.board),
       tunables_(group.tunables),
       result_memory_(std::make_shared<ResultMemory>(config.data_plane.result_memory_bytes)),
@@ -45,20 +67,25 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group)
   if (config.autotune.enabled && topology.rank == 0) {
     autotune_ = std::make_unique<Autotune>(config, tunables_, topology.size);
   }
-  global_ = MakeSet(0, {}, topology.rank, board_);
+  global_ = MakeSet(0, {}, topology.rank, board_, std::move(reach));
   const std::lock_guard lock(sets_mutex_);
-  sets_[0] = {.ranks = AllRanks(topology.size), .set = global_, .symmetric = AllocatorOf(global_)};
+  sets_[0] = {.ranks = AllRanks(topology.size),
+              .here = {},
+              .set = global_,
+              .symmetric = AllocatorOf(global_)};
 }
 
 Engine::~Engine() { Shutdown(); }
 
 std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
-                                            std::shared_ptr<Board> board) {
+                                            std::shared_ptr<Board> board, Reach reach) {
   return std::make_shared<ProcessSet>(
       ProcessSetOptions{.id = id,
                         .rank = place,
                         .names = std::move(names),
+                        .layout = std::move(reach.layout),
                         .board = std::move(board),
+                        .network = std::move(reach.network),
                         .ranks_on_host = topology_.local_size,
                         .tunables = tunables_,
                         .config = config_,
@@ -134,12 +161,14 @@ Result<int> Engine::AddProcessSet(const std::vector<int>& ranks) {
   const std::lock_guard one_at_a_time(change_mutex_);
   // The place is used once, also when this fails: a rank that is late may still touch it.
   const int id = next_id_++;
-  Entry entry{.ranks = ranks, .offset = next_offset_};
-  const BoardOptions options = BoardOf(id, ranks.size());
-  next_offset_ += Board::BytesFor(options);
+  Entry entry{.ranks = ranks,
+              .here = network_ == nullptr ? ranks : network_->OnThisHost(ranks),
+              .offset = next_offset_};
+  const BoardOptions options = BoardOf(id, std::max<std::size_t>(entry.here.size(), 1));
+  if (!entry.here.empty()) next_offset_ += Board::BytesFor(options);
 
   Result<std::shared_ptr<Board>> created{nullptr};
-  const bool creator = topology_.rank == ranks.front();
+  const bool creator = !entry.here.empty() && topology_.rank == entry.here.front();
   if (creator) created = Board::CreateWithin(*board_, entry.offset, options);
   Status status = Agree("hora.process_set.created", created ? Status::Ok() : created.error());
   if (status.ok()) {
@@ -173,10 +202,17 @@ Result<std::shared_ptr<ProcessSet>> Engine::Enter(int id, const Entry& entry) {
   const int place = names.PlaceOf(topology_.rank);
   if (place < 0) return nullptr;
   Result<std::shared_ptr<Board>> board =
-      Board::AttachWithin(*board_, entry.offset, BoardOf(id, entry.ranks.size()));
+      Board::AttachWithin(*board_, entry.offset, BoardOf(id, entry.here.size()));
   if (!board) return Fail(std::move(board.error()));
+  Reach reach{.layout = HostLayout({static_cast<int>(entry.ranks.size())}), .network = nullptr};
+  if (network_ != nullptr) {
+    reach.layout = network_->LayoutOf(entry.ranks);
+    auto connected = network_->Connect(id, place, names, reach.layout);
+    if (!connected) return Fail(std::move(connected.error()));
+    reach.network = std::move(*connected);
+  }
   try {
-    return MakeSet(id, names, place, std::move(*board));
+    return MakeSet(id, names, place, std::move(*board), std::move(reach));
   } catch (const std::exception& failure) {  // no memory, no thread
     return Fail(Status(StatusCode::kResource, failure.what()));
   }
@@ -200,8 +236,8 @@ Status Engine::RemoveProcessSet(int id) {
   if (entry.set != nullptr) entry.set->Leave(config_.stall_abort);
   Status status = Agree("hora.process_set.left", Status::Ok());
   if (!status.ok()) return status;
-  if (topology_.rank == entry.ranks.front()) {
-    Board::FreeWithin(*board_, entry.offset, BoardOf(id, entry.ranks.size()));
+  if (!entry.here.empty() && topology_.rank == entry.here.front()) {
+    Board::FreeWithin(*board_, entry.offset, BoardOf(id, entry.here.size()));
   }
   const std::lock_guard lock(sets_mutex_);
   sets_.erase(id);
@@ -222,6 +258,7 @@ Result<std::shared_ptr<SymmetricMemory>> Engine::AllocateSymmetric(int id, std::
 void Engine::FailAll(const Status& cause) {
   board_->Abort(topology_.rank, cause);
   for (const auto& set : Sets()) set->Abort(cause);
+  if (network_ != nullptr) network_->Tell();
 }
 
 void Engine::Abort(const Status& cause) { FailAll(cause); }
@@ -234,6 +271,12 @@ void Engine::Shutdown() {
   }
   global_->Leave();
   liveness_.SayGoodbye();
+  if (network_ != nullptr) network_->SayGoodbye();
+}
+
+void Engine::CloseInForkedChild() noexcept {
+  liveness_.CloseInForkedChild();
+  if (network_ != nullptr) network_->CloseInForkedChild();
 }
 
 }  // namespace hora

@@ -12,8 +12,10 @@
 #include "hora/base/config.h"
 #include "hora/base/result.h"
 #include "hora/control/host_group.h"
+#include "hora/control/job_group.h"
 #include "hora/control/liveness.h"
 #include "hora/engine/autotune.h"
+#include "hora/engine/job_network.h"
 #include "hora/engine/process_set.h"
 #include "hora/engine/symmetric_allocation.h"
 #include "hora/engine/topology.h"
@@ -27,7 +29,10 @@ namespace hora {
 // otherwise.
 class Engine {
  public:
-  // `group` comes from FormHostGroup; the engine takes it over, also when it fails.
+  // `group` comes from FormJobGroup or FormHostGroup; the engine takes it over, also when it fails.
+  // Blocks until the ranks of other hosts that this one speaks to are connected.
+  static Result<std::unique_ptr<Engine>> Start(const Topology& topology, const Config& config,
+                                               JobGroup group);
   static Result<std::unique_ptr<Engine>> Start(const Topology& topology, const Config& config,
                                                HostGroup group);
   ~Engine();  // Shutdown
@@ -65,21 +70,29 @@ class Engine {
   void Shutdown();
 
   // In the child of a fork; see Liveness.
-  void CloseInForkedChild() noexcept { liveness_.CloseInForkedChild(); }
+  void CloseInForkedChild() noexcept;
 
  private:
   // A set that exists.
   struct Entry {
     std::vector<int> ranks;
-    std::size_t offset = 0;           // of its board in the segment
+    std::vector<int> here;            // those on this host
+    std::size_t offset = 0;           // of their board in the segment
     std::shared_ptr<ProcessSet> set;  // null: this rank is not in it, as of the next
     std::shared_ptr<SymmetricAllocator> symmetric;
   };
 
-  Engine(const Topology& topology, const Config& config, HostGroup group);
+  // What a set of several hosts is laid over; of one host, its only one and null.
+  struct Reach {
+    HostLayout layout;
+    std::shared_ptr<SetNetwork> network;
+  };
+
+  Engine(const Topology& topology, const Config& config, HostGroup group,
+         std::unique_ptr<JobNetwork> network, Reach reach);
 
   std::shared_ptr<ProcessSet> MakeSet(int id, RankNames names, int place,
-                                      std::shared_ptr<Board> board);
+                                      std::shared_ptr<Board> board, Reach reach);
   std::shared_ptr<SymmetricAllocator> AllocatorOf(std::shared_ptr<ProcessSet> set) const;
   Status CheckRanks(const std::vector<int>& ranks) const;
   BoardOptions BoardOf(int id, std::size_t size) const;
@@ -90,7 +103,8 @@ class Engine {
 
   const Topology topology_;
   const Config config_;
-  const std::shared_ptr<Board> board_;  // of the global set
+  const std::shared_ptr<Board> board_;         // of the global set
+  const std::unique_ptr<JobNetwork> network_;  // null: one host
   Liveness liveness_;
   const Tunables tunables_;
   const std::shared_ptr<ResultMemory> result_memory_;

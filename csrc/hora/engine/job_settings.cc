@@ -16,4 +16,26 @@ Tunables TunablesOf(const Config& config) {
           .join_divides_by_size = config.join_divides_by_size ? 1u : 0u};
 }
 
+Protection ControlProtection(const Config& config) {
+  return config.network.control_plane == "tls" ? Protection::kTls : Protection::kMac;
+}
+
+JobGroupOptions JobGroupOptionsOf(const Topology& topology, const Config& config,
+                                  const std::string& store) {
+  const Result<SocketAddress> address = SocketAddress::Parse(store);
+  const bool stays_here = address && address->IsLoopback();
+  std::string data = config.network.data_plane;
+  if (data.empty()) data = stays_here ? "auth" : "tls";
+  return {.rank = topology.rank,
+          .size = topology.size,
+          .local_rank = topology.local_rank,
+          .local_size = topology.local_size,
+          .store = store,
+          .control = ControlProtection(config),
+          .data = data == "tls" ? Protection::kTls : Protection::kChecksum,
+          .engine = config.network.engine,
+          .tunables = TunablesOf(config),
+          .timeout = config.start_timeout};
+}
+
 }  // namespace hora

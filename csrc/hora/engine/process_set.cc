@@ -11,10 +11,9 @@
 
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
-#include "hora/collectives/shm/shm_backend.h"
-#include "hora/control/shm_link.h"
 #include "hora/engine/agreement.h"
 #include "hora/engine/process_set_text.h"
+#include "hora/engine/set_wiring.h"
 #include "hora/engine/stall_log.h"
 #include "hora/engine/submission.h"
 
@@ -34,64 +33,13 @@ constexpr Gathering GatheringOn(bool spare_cores) {
                      : Gathering{32u << 20, std::chrono::milliseconds(5)};
 }
 
-// How long a rank that leaves sleeps before it looks at what is pending again.
-constexpr Duration kLeavingCheck = std::chrono::milliseconds(10);
+// How long a rank sleeps before it looks again at what nobody would wake it for.
+constexpr Duration kNextLook = std::chrono::milliseconds(10);
 
 // Nothing else has this name.
 constexpr std::string_view kSymmetricMemoryName = "hora.symmetric_memory";
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
-
-TreePosition TreeOf(const ProcessSetOptions& options) {
-  return TreePosition::Of(options.rank, options.board->size(), options.tunables.tree_fan_out);
-}
-
-ControlPlane Connect(const ProcessSetOptions& options) {
-  const TreePosition position = TreeOf(options);
-  const int self = options.rank;
-  std::vector<ControlPlane::Edge> edges;
-  if (!position.is_root()) {
-    edges.push_back({.neighbour = position.parent,
-                     .link = ShmLink::ToParent(options.board, self, position.parent, options.names),
-                     .to_child = false});
-  }
-  for (const int child : position.children) {
-    edges.push_back(
-        {.neighbour = child, .link = ShmLink::ToChild(options.board, self, child, options.names)});
-  }
-  return ControlPlane(std::move(edges), options.names);
-}
-
-NegotiatorOptions ForNegotiator(const ProcessSetOptions& options) {
-  return {.position = TreeOf(options),
-          .cache_capacity = options.tunables.cache_capacity,
-          .stall_warning = options.config.stall_warning,
-          .stall_abort = options.config.stall_abort,
-          .names = options.names};
-}
-
-ExecutorOptions ForExecutor(const ProcessSetOptions& options, Lane lane) {
-  return {.process_set = options.id,
-          .rank = options.rank,
-          .size = options.board->size(),
-          .names = options.names,
-          .tuning = options.tunables.tuning,
-          .join_divides_by_size = options.tunables.join_divides_by_size != 0,
-          .bulk = lane == Lane::kBulk,
-          .result_memory = options.result_memory};
-}
-
-std::unique_ptr<CollectiveBackend> MakeBackend(const ProcessSetOptions& options, Lane lane,
-                                               const WaitPolicy& wait,
-                                               Interruption interruption = {}) {
-  return std::make_unique<ShmBackend>(options.board,
-                                      ShmLaneOptions{.lane = lane,
-                                                     .rank = options.rank,
-                                                     .wait = wait,
-                                                     .patience = options.config.stall_abort,
-                                                     .names = options.names,
-                                                     .interruption = std::move(interruption)});
-}
 
 std::vector<std::unique_ptr<CollectiveBackend>> ListOf(std::unique_ptr<CollectiveBackend> one) {
   std::vector<std::unique_ptr<CollectiveBackend>> backends;
@@ -109,6 +57,8 @@ std::uint64_t BytesOf(const TensorEntry& entry) {
 
 ProcessSet::ProcessSet(ProcessSetOptions options)
     : options_(std::move(options)),
+      size_(options_.layout.size()),
+      local_(options_.layout.local_of(options_.rank)),
       board_(options_.board),
       has_spare_cores_(UsableCores() > options_.ranks_on_host),
       wait_policy_(WaitPolicy::For(options_.ranks_on_host, UsableCores())),
@@ -177,6 +127,7 @@ WakeReason ProcessSet::Wait(const Handle& handle, TimePoint deadline) {
     bell().EndAttending();
     if (handle.done()) break;
     const TimePoint tick{Duration(next_tick_.load())};
+    control_.Arm();
     reason = bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, tick));
     if (reason == WakeReason::kInterrupted) break;
     if (reason == WakeReason::kWoken) continue;
@@ -266,7 +217,7 @@ void ProcessSet::Progress() {
   negotiator_.Take(actions_);
   next_tick_.store(negotiator_.NextDeadline().time_since_epoch().count());
   if (Status status = control_.Send(actions_.send); !status.ok()) return Fail(status);
-  control_.Flush();
+  backed_up_.store(!control_.Flush());
   // PlanFusion, Execute, Complete
   LogStalls(options_.id, global_rank(), options_.names, actions_.stalled);
   for (const auto& rejection : actions_.reject) urgent_.Refuse(rejection.entry, rejection.status);
@@ -338,8 +289,13 @@ Status ProcessSet::ExecuteLanes(std::span<Agreed> agreed) {
 Status ProcessSet::HandDownDecisions() {
   if (actions_.execute.empty() || control_.FlushToChildren()) return Status::Ok();
   const Duration patience = options_.config.stall_abort;
-  Status status = board_->Await(options_.rank, wait_policy_, Now() + patience,
-                                [&] { return control_.FlushToChildren(); });
+  const TimePoint deadline = Now() + patience;
+  Status status(StatusCode::kTimeout, "");
+  while (status.code() == StatusCode::kTimeout && Now() < deadline) {
+    // Nothing rings when another host has made room.
+    status = board_->Await(local_, wait_policy_, std::min(deadline, Now() + kNextLook),
+                           [&] { return control_.FlushToChildren(); });
+  }
   if (status.code() != StatusCode::kTimeout) return status;
   return Error(StatusCode::kStalled,
                "rank {} could not hand an agreement down for {:.3g} s: the ranks below it do not "
@@ -363,7 +319,8 @@ void ProcessSet::FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint en
 void ProcessSet::Fail(const Status& cause) {
   if (failing_.exchange(true)) return;
   next_tick_.store(TimePoint::max().time_since_epoch().count());
-  board_->Abort(options_.rank, InProcessSet(options_.id, cause));
+  board_->Abort(global_rank(), InProcessSet(options_.id, cause));
+  if (options_.network != nullptr) options_.network->Abort();
 }
 
 // Handles may only be given up when no lane touches their memory any more; the abort sees to that
@@ -423,7 +380,9 @@ void ProcessSet::RunInBackground(std::stop_token stop) {
     CloseIfFailed();
     if (worked || runs) continue;
     const Sleep depth = queue_.pending() != 0 ? Sleep::kBackup : Sleep::kIdle;
-    bell().SleepUnless(must_wake, depth, std::min(tick, Now() + kLongestSleep));
+    control_.Arm();
+    const Duration longest = backed_up_.load() ? kNextLook : kLongestSleep;
+    bell().SleepUnless(must_wake, depth, std::min(tick, Now() + longest));
   }
 }
 
@@ -441,7 +400,8 @@ void ProcessSet::CollectSubmissions(const std::stop_token& stop) {
 }
 
 void ProcessSet::Abort(const Status& cause) {
-  board_->Abort(options_.rank, cause);
+  board_->Abort(global_rank(), cause);
+  if (options_.network != nullptr) options_.network->Abort();
   bell().Wake();
 }
 
@@ -469,13 +429,13 @@ void ProcessSet::LeaveGroup(Duration patience) {
       RunBulk([] { return false; });
       CloseIfFailed();
     } else {
-      bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, Now() + kLeavingCheck));
+      bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, Now() + kNextLook));
     }
   }
   const Status gone = InProcessSet(
       options_.id, Error(StatusCode::kShutDown, "rank {} has {}; its pending operations: {}",
                          global_rank(), options_.id == 0 ? "shut down" : "left", queue_.pending()));
-  if (busy()) board_->Abort(options_.rank, gone);
+  if (busy()) Abort(gone);
   // An abort frees whoever holds these.
   std::unique_lock progress(progress_mutex_, std::defer_lock);
   while (!progress.try_lock()) YieldCore();

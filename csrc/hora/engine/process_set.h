@@ -11,36 +11,18 @@
 #include <thread>
 #include <vector>
 
-#include "hora/base/config.h"
 #include "hora/base/status.h"
-#include "hora/engine/autotune.h"
 #include "hora/engine/bulk_lane.h"
 #include "hora/engine/control_plane.h"
 #include "hora/engine/executor.h"
+#include "hora/engine/process_set_options.h"
 #include "hora/negotiation/negotiator.h"
-#include "hora/observe/observer.h"
 #include "hora/queue/tensor_queue.h"
 #include "hora/shm/board.h"
 #include "hora/shm/symmetric_memory.h"
 #include "hora/tensor/rank_names.h"
 
 namespace hora {
-
-struct ProcessSetOptions {
-  int id = 0;    // 0: the global set
-  int rank = 0;  // this rank's place in the set
-  RankNames names;
-  std::shared_ptr<Board> board;  // of this set alone
-  int ranks_on_host = 1;         // of the job, that share its cores
-  Tunables tunables;
-  Config config;
-  std::shared_ptr<ResultMemory> result_memory;  // null: each result in new memory
-  Observer* observer = nullptr;                 // outlives the set
-  Autotune* autotune = nullptr;                 // the root of the global set only; outlives the set
-  // Called at most once, on any thread, with the progress lock held, when the set has failed
-  // closed.
-  std::function<void(const Status&)> on_failure;
-};
 
 // Owns the queue, negotiator, lanes and one background thread of the set; shares its board. A set
 // has locks of its own, so a collective of one set never waits for another set's: two overlapping
@@ -62,7 +44,7 @@ class ProcessSet {
 
   int id() const { return options_.id; }
   int rank() const { return options_.rank; }
-  int size() const { return board_->size(); }
+  int size() const { return size_; }
   const RankNames& names() const { return options_.names; }
   const TensorQueue& queue() const { return queue_; }
   Tuning tuning() const;  // in force
@@ -119,9 +101,11 @@ class ProcessSet {
   void SayGoodbye();
   int global_rank() const { return options_.names.Of(options_.rank); }
 
-  Doorbell& bell() const { return board_->flags(options_.rank).doorbell; }
+  Doorbell& bell() const { return board_->flags(local_).doorbell; }
 
   const ProcessSetOptions options_;
+  const int size_;
+  const int local_;  // this rank's place on the board
   const std::shared_ptr<Board> board_;
   const bool has_spare_cores_;  // that no rank computes on
   const WaitPolicy wait_policy_;
@@ -152,6 +136,7 @@ class ProcessSet {
   std::atomic<int> bulk_waiters_{0};
   std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
   std::atomic<bool> flushed_{false};      // … which it need not any longer
+  std::atomic<bool> backed_up_{false};    // the control plane has something that it could not send
   std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
   bool left_ = false;
   std::jthread background_;  // last: uses all of the above

@@ -73,6 +73,7 @@ class Lanes : public ::testing::Test {
       Tunables tunables = TunablesOf(config);
       sets_.push_back(std::make_unique<ProcessSet>(
           ProcessSetOptions{.rank = rank,
+                            .layout = HostLayout({size}),
                             .board = board,
                             .ranks_on_host = size,
                             .tunables = tunables,

@@ -8,9 +8,13 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/control/job_group.h"
 #include "hora/control/local_group.h"
 #include "hora/engine/job_settings.h"
 #include "hora/fusion/fusion_plan.h"
+#include "hora/net/socket_address.h"
+#include "hora/net/store_server.h"
+#include "hora/tensor/host_layout.h"
 
 namespace hora::testing {
 namespace {
@@ -29,11 +33,29 @@ std::span<std::byte> BytesOf(std::vector<float>& values) {
   return std::as_writable_bytes(std::span(values));
 }
 
-void RunRank(int rank, const RankGroupOptions& options, HostGroup group,
+Topology TopologyOf(int rank, const RankGroupOptions& options) {
+  if (options.hosts.empty()) {
+    return {.rank = rank, .size = options.size, .local_rank = rank, .local_size = options.size};
+  }
+  const HostLayout layout(options.hosts);
+  const int host = layout.host_of(rank);
+  return {.rank = rank,
+          .size = layout.size(),
+          .local_rank = layout.local_of(rank),
+          .local_size = layout.size_of(host),
+          .cross_rank = host,
+          .cross_size = layout.hosts()};
+}
+
+// How each rank comes to its group.
+using Former = std::function<Result<JobGroup>(const Topology& topology)>;
+
+void RunRank(int rank, const RankGroupOptions& options, const Former& form,
              const std::function<void(RankContext&)>& body) {
-  const Topology topology{
-      .rank = rank, .size = options.size, .local_rank = rank, .local_size = options.size};
-  auto engine = Engine::Start(topology, options.config, std::move(group));
+  const Topology topology = TopologyOf(rank, options);
+  Result<JobGroup> group = form(topology);
+  if (!group) throw std::runtime_error(group.error().ToString());
+  auto engine = Engine::Start(topology, options.config, std::move(*group));
   std::exception_ptr failure;
   try {
     if (!engine) throw std::runtime_error(engine.error().ToString());
@@ -183,14 +205,31 @@ std::vector<float> FloatsOf(const Gathered& gathered) {
 }
 
 void RunRanks(const RankGroupOptions& options, const std::function<void(RankContext&)>& body) {
-  std::vector<HostGroup> groups = MakeLocalGroup(options.size, TunablesOf(options.config));
+  std::vector<HostGroup> groups;
+  std::unique_ptr<StoreServer> store;
+  const JobCredentials credentials{.job_id = "test"};
+  if (options.hosts.empty()) {
+    groups = MakeLocalGroup(options.size, TunablesOf(options.config));
+  } else {
+    store = StoreServer::Start(SocketAddress::Parse("127.0.0.1:0").value(), credentials,
+                               ControlProtection(options.config))
+                .value();
+  }
+  const Former form = [&](const Topology& topology) -> Result<JobGroup> {
+    if (store == nullptr) {
+      return JobGroup::OnOneHost(std::move(groups[static_cast<std::size_t>(topology.rank)]));
+    }
+    JobGroupOptions job = JobGroupOptionsOf(topology, options.config, store->address().ToString());
+    job.credentials = credentials;
+    return FormJobGroup(job);
+  };
   std::exception_ptr first_failure;
   std::mutex failure_mutex;
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < options.size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        RunRank(rank, options, std::move(groups[static_cast<std::size_t>(rank)]), body);
+        RunRank(rank, options, form, body);
       } catch (...) {
         const std::lock_guard lock(failure_mutex);
         if (!first_failure) first_failure = std::current_exception();

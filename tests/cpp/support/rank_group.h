@@ -69,6 +69,9 @@ std::vector<float> FloatsOf(const Gathered& gathered);
 struct RankGroupOptions {
   int size = 2;
   Config config;
+  // Ranks on each of several hosts, `size` in all: they share no board, and meet over loopback TCP.
+  // None: one host.
+  std::vector<int> hosts;
 };
 
 // Starts the engines, runs `body` on every rank's thread, shuts down (concurrently, as processes

@@ -1,0 +1,98 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "hora/base/config.h"
+#include "hora/base/format.h"
+#include "hora/bindings/bind.h"
+#include "hora/bindings/job_key.h"
+#include "hora/bindings/raise.h"
+#include "hora/engine/job_settings.h"
+#include "hora/net/network_interface.h"
+#include "hora/net/socket_address.h"
+#include "hora/net/store_server.h"
+
+namespace hora::bindings {
+namespace {
+
+namespace py = pybind11;
+
+SocketAddress AddressFrom(const std::string& text) {
+  Result<SocketAddress> address = SocketAddress::Parse(text);
+  if (!address) Raise(address.error());
+  return *address;
+}
+
+// The store of a job; Python's owner may close it before it is collected.
+class Server {
+ public:
+  Server(const std::string& address, std::string job_id, const py::bytes& key) {
+    const Result<Config> config = Config::FromEnvironment();
+    if (!config) Raise(config.error());
+    auto server =
+        StoreServer::Start(AddressFrom(address), {.job_id = std::move(job_id), .key = KeyFrom(key)},
+                           ControlProtection(*config));
+    if (!server) Raise(server.error());
+    server_ = std::move(*server);
+    address_ = server_->address().ToString();
+  }
+  ~Server() { Close(); }
+
+  const std::string& address() const { return address_; }
+  void Close() {
+    const py::gil_scoped_release release;
+    server_.reset();
+  }
+
+ private:
+  std::unique_ptr<StoreServer> server_;
+  std::string address_;
+};
+
+std::string Choose(const std::vector<std::string>& wanted, const std::string& towards) {
+  Result<SocketAddress> address = ChooseAddress(wanted, AddressFrom(towards));
+  if (!address) Raise(address.error());
+  return address->ToString();
+}
+
+py::list Interfaces() {
+  Result<std::vector<NetworkInterface>> interfaces = NetworkInterfaces();
+  if (!interfaces) Raise(interfaces.error());
+  py::list list;
+  for (const NetworkInterface& each : *interfaces) {
+    list.append(
+        py::make_tuple(each.name, each.address.HostToString(), each.prefix_length, each.is_up));
+  }
+  return list;
+}
+
+}  // namespace
+
+JobKey KeyFrom(const py::bytes& bytes) {
+  const auto text = static_cast<std::string_view>(bytes);
+  JobKey key;
+  if (text.size() != key.size()) {
+    Raise(Error(StatusCode::kInvalidArgument, "the job key has {} bytes, not {}", text.size(),
+                key.size()));
+  }
+  std::transform(text.begin(), text.end(), key.begin(),
+                 [](char c) { return static_cast<std::byte>(c); });
+  return key;
+}
+
+void BindNetwork(py::module_& module) {
+  py::class_<Server>(module, "StoreServer")
+      .def(py::init<const std::string&, std::string, const py::bytes&>(), py::arg("address"),
+           py::arg("job_id"), py::arg("key"))
+      .def_property_readonly("address", &Server::address)
+      .def("close", &Server::Close);
+  module.def("choose_address", &Choose, py::arg("wanted"), py::arg("towards"));
+  module.def("network_interfaces", &Interfaces);
+}
+
+}  // namespace hora::bindings

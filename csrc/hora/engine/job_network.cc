@@ -1,0 +1,123 @@
+#include "hora/engine/job_network.h"
+
+#include <utility>
+
+#include "hora/base/format.h"
+#include "hora/negotiation/tree_position.h"
+
+namespace hora {
+namespace {
+
+TimePoint Now() { return SteadyClock::Instance().Now(); }
+
+}  // namespace
+
+Result<std::unique_ptr<JobNetwork>> JobNetwork::Open(int rank, const Config& config,
+                                                     JobGroup group) {
+  std::unique_ptr<JobNetwork> network(new JobNetwork(rank, config, std::move(group)));
+  Status status = network->OpenLibrary();
+  if (status.ok()) status = network->StartHeartbeats();
+  if (status.ok()) status = network->ConnectGlobalSet();
+  status = network->Agree(status);
+  if (!status.ok()) return Fail(std::move(status));
+  return network;
+}
+
+Status JobNetwork::ConnectGlobalSet() {
+  auto connected = Connect(0, rank_, {}, group_.layout);
+  if (!connected) return connected.error();
+  global_set_ = std::move(*connected);
+  return Status::Ok();
+}
+
+// The ranks meet a second time. Without it, one that is done early and fails in its own program
+// would be missed as a neighbour by those who still connect.
+Status JobNetwork::Agree(const Status& mine) {
+  const Result<Meeting> meeting = group_.store->Meet(rank_, group_.layout.size(), mine.message(),
+                                                     Now() + config_.start_timeout);
+  if (!mine.ok()) return mine;
+  if (!meeting) return meeting.error();
+  for (std::size_t rank = 0; rank < meeting->told.size(); ++rank) {
+    if (meeting->told[rank].empty()) continue;
+    return Error(StatusCode::kPeerFailed, "rank {} cannot join: {}", rank, meeting->told[rank]);
+  }
+  return Status::Ok();
+}
+
+Status JobNetwork::OpenLibrary() {
+  const std::string library = config_.network.library();
+  if (library == "tcp") return Status::Ok();
+  Result<Plugin> plugin = OpenPlugin(library, config_.network.plugin_directory);
+  if (!plugin) return plugin.error();
+  plugin_ = std::move(*plugin);
+  return Status::Ok();
+}
+
+Status JobNetwork::StartHeartbeats() {
+  const HostLayout& layout = group_.layout;
+  const int host = layout.host_of(rank_);
+  if (layout.local_of(rank_) != 0) return Status::Ok();
+  const TreePosition position =
+      TreePosition::Of(host, layout.hosts(), group_.host.tunables.tree_fan_out);
+  std::vector<int> hosts = position.children;
+  if (!position.is_root()) hosts.push_back(position.parent);
+  std::vector<Heartbeats::Neighbour> neighbours;
+  const TimePoint deadline = Now() + config_.start_timeout;
+  for (const int other : hosts) {
+    const int rank = layout.first_of(other);
+    auto channel = group_.network->Connect(rank, {.kind = Purpose::Kind::kHeartbeat}, deadline);
+    if (!channel) return channel.error();
+    neighbours.push_back(
+        {rank, group_.host_names[static_cast<std::size_t>(other)], std::move(*channel)});
+  }
+  heartbeats_ = std::make_unique<Heartbeats>(
+      rank_, config_.network.heartbeat, std::move(neighbours), group_.host.board, *group_.network);
+  return Status::Ok();
+}
+
+HostLayout JobNetwork::LayoutOf(const std::vector<int>& ranks) const {
+  std::vector<int> sizes;
+  int last_host = -1;
+  for (const int rank : ranks) {
+    const int host = group_.layout.host_of(rank);
+    if (host != last_host) sizes.push_back(0);
+    ++sizes.back();
+    last_host = host;
+  }
+  return HostLayout(std::move(sizes));
+}
+
+std::vector<int> JobNetwork::OnThisHost(const std::vector<int>& ranks) const {
+  const int host = group_.layout.host_of(rank_);
+  std::vector<int> here;
+  for (const int rank : ranks) {
+    if (group_.layout.host_of(rank) == host) here.push_back(rank);
+  }
+  return here;
+}
+
+Result<std::shared_ptr<SetNetwork>> JobNetwork::Connect(int set, int place, const RankNames& names,
+                                                        const HostLayout& layout) const {
+  auto network = SetNetwork::Connect(group_,
+                                     {.id = set,
+                                      .rank = place,
+                                      .names = names,
+                                      .layout = layout,
+                                      .tree_fan_out = group_.host.tunables.tree_fan_out,
+                                      .config = config_.network,
+                                      .plugin = plugin_ ? &*plugin_ : nullptr,
+                                      .patience = config_.stall_abort},
+                                     Now() + config_.start_timeout);
+  if (!network) return Fail(std::move(network.error()));
+  return std::shared_ptr<SetNetwork>(std::move(*network));
+}
+
+void JobNetwork::Tell() {
+  if (heartbeats_ != nullptr) heartbeats_->Tell();
+}
+
+void JobNetwork::SayGoodbye() {
+  if (heartbeats_ != nullptr) heartbeats_->SayGoodbye();
+}
+
+}  // namespace hora
