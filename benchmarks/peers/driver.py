@@ -23,12 +23,17 @@ class PeerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Peer:
-    """How a library is started. In ``command``, {folder} and {ranks} are filled in."""
+    """How a library is started. In ``command``, {folder} and {ranks} are filled in.
+
+    It is started once; with ``per_host`` hosts, once on each, with the host's number in {host}; and
+    with ``per_rank`` once for each rank, with RANK in {rank}, too.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
-    per_rank: bool = False  # the command is started once for each rank, with RANK in {rank}
+    per_rank: bool = False
+    per_host: int = 1
     in_python: bool = False
     start_timeout: float = 90.0  # s
 
@@ -73,8 +78,11 @@ class RunningPeer:
                 # Both ways, so that opening does not wait for the other side.
                 ends.append(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
         log = (self.folder / "log").open("wb")
-        for rank in range(self.ranks if self.peer.per_rank else 1):
-            place = {"folder": str(self.folder), "ranks": str(self.ranks), "rank": str(rank)}
+        starts = self.ranks if self.peer.per_rank else self.peer.per_host
+        for number in range(starts):
+            host = number * self.peer.per_host // starts
+            place = {"folder": str(self.folder), "ranks": str(self.ranks)}
+            place |= {"rank": str(number), "host": str(host)}
             environment = {k: v.format(**place) for k, v in self.peer.environment.items()}
             self._processes.append(
                 subprocess.Popen(

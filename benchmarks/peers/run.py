@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hosts
 import once
 import pictures
 import programs
@@ -50,12 +51,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = (*TOGETHER, *ALONE)
+    every = (*TOGETHER, "hosts", *ALONE)
     parser.add_argument(
         "--section", type=words, default=every, help=f"among {', '.join(every)} (default: all)"
     )
     parser.add_argument("--ranks", type=words, default=("2", "4"), help="default 2,4")
-    parser.add_argument("--sizes", type=words, help="of section sizes, as 4,64K,1M")
+    parser.add_argument("--sizes", type=words, help="of sizes and hosts, as 4,64K,1M")
     parser.add_argument("--ops", type=words, default=sections.OPS, help="of section others")
     parser.add_argument("--peers", type=words, help="only these (default: all that install)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer (default 5)")
@@ -83,7 +84,7 @@ def run_together(
 ) -> Iterator[dict[str, Any]]:
     """The sections of all peers, for each number of ranks."""
     names = [name for name in TOGETHER if name in args.section]
-    chosen = tuple(map(parse_bytes, args.sizes)) if args.sizes else sections.SIZES
+    chosen = sizes_of(args, sections.SIZES)
     for ranks in map(int, args.ranks):
         todo = [name for name in names if ranks == 2 or name not in ONLY_TWO_RANKS]
         if not todo:
@@ -102,6 +103,37 @@ def run_together(
                 yield from TOGETHER[name](bench)
 
 
+def run_hosts(
+    args: argparse.Namespace, installed: Installation, screen: Screen
+) -> Iterator[dict[str, Any]]:
+    """The section of two hosts; what cannot be is left out, with the reason."""
+    if "hosts" not in args.section:
+        return
+    if reason := hosts.why_impossible():
+        screen.say(f"hosts is left out: {reason}")
+        yield {"section": "hosts", "refusal": reason}
+        return
+    with hosts.Cable() as cable, ExitStack() as stack:
+        peers = hosts.all_peers(cable, installed)
+        wanted = [peer for peer in peers if args.peers is None or peer.name in args.peers]
+        running = []
+        for peer in wanted:
+            screen.note(f"starting {peer.name} on two hosts")
+            try:
+                running.append(stack.enter_context(RunningPeer(peer, hosts.RANKS)))
+            except PeerError as error:
+                screen.say(f"{peer.name} is left out on two hosts: {error}")
+                yield {"section": "hosts", "peer": peer.name, "refusal": str(error)}
+        if running:
+            bench = sections.Bench(running, args.rounds, progress=screen.note)
+            yield from sections.hosts(bench, cable, sizes_of(args, sections.HOSTS_SIZES))
+
+
+def sizes_of(args: argparse.Namespace, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the command line, if it names any."""
+    return tuple(map(parse_bytes, args.sizes)) if args.sizes else default
+
+
 def steps(args: argparse.Namespace) -> int:
     """How many rounds of turns there will be, so that the time left can be guessed."""
     sizes = len(args.sizes or sections.SIZES)
@@ -113,6 +145,8 @@ def steps(args: argparse.Namespace) -> int:
         ]
         total += sum(orders[name] for name in names)
     alone = sum((once.STEPS | programs.STEPS)[name] for name in ALONE if name in args.section)
+    if "hosts" in args.section:
+        total += len(args.sizes or sections.HOSTS_SIZES)
     return total * (int(args.rounds) + 1) + alone
 
 
@@ -162,6 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with Screen(console, steps(args)) as screen:
             records += run_together(args, installed, screen)
+            records += run_hosts(args, installed, screen)
             records += run_alone(args, screen)
     except KeyboardInterrupt:
         console.print("interrupted; every peer was ended")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from driver import RunningPeer
+from driver import PeerError, RunningPeer
+from hosts import HOSTS, Cable
 from measuring import Entrant, interleave, record
 from protocol import Burst, Case, format_bytes
 
@@ -15,6 +16,8 @@ Progress = Callable[[str], None]
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (4, 64, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
+HOSTS_SIZES = (4, KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB)
+SLOW_LINKS = (1000, 100)  # Mbit/s
 OPS = ("allgather", "broadcast", "reducescatter", "alltoall")
 # Modes beyond "default" that a worker may know; one that it does not know refuses, and is left out.
 EXTRA_MODES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -128,3 +131,58 @@ def resnet50() -> tuple[int, ...]:
             width_in = width * 4
     shapes += [2048 * 1000, 1000]
     return tuple(reversed(shapes))
+
+
+def hosts(bench: Bench, cable: Cable, chosen: tuple[int, ...] = HOSTS_SIZES) -> Iterator[Record]:
+    """Allreduce over two hosts of two ranks each: time, bytes on the link, slow links (P17–P19)."""
+    for nbytes in chosen:
+        entrants = [
+            Entrant(peer, Case("allreduce", nbytes)) for peer in bench.running if not peer.broken
+        ]
+        yield from bench.measure("hosts", entrants, f"two hosts, {format_bytes(nbytes)}")
+    for nbytes in (MIB, 16 * MIB):
+        for peer in bench.running:
+            yield from _link_bytes(peer, nbytes, cable)
+    for mbit_per_s in SLOW_LINKS:
+        with cable.limited(mbit_per_s):
+            entrants = [
+                Entrant(peer, Case("allreduce", 16 * MIB))
+                for peer in bench.running
+                if peer.peer.name in ("hora-auth", "hora-tls", "gloo") and not peer.broken
+            ]
+            bench.progress(f"two hosts, {mbit_per_s} Mbit/s")
+            for entrant in entrants:
+                yield from _on_slow_link(entrant, mbit_per_s)
+    bench.progress("")
+
+
+def _link_bytes(peer: RunningPeer, nbytes: int, cable: Cable) -> Iterator[Record]:
+    """What the busier host sends for one call, beside the least that it can be."""
+    calls = 8
+    if peer.broken:
+        return
+    try:
+        # One sample more is timed to be warm, and not told of.
+        before = cable.sent_bytes()
+        answer = peer.ask(Case("allreduce", nbytes).order(3, calls, False))
+    except PeerError:
+        return
+    after = cable.sent_bytes()
+    sent = max(b - a for a, b in zip(before, after, strict=True)) / (4 * calls)
+    if not answer.refusal:
+        least = 2 * (HOSTS - 1) / HOSTS * nbytes
+        what = {"section": "links", "peer": peer.peer.name, "bytes": nbytes}
+        yield what | {"sent_bytes": round(sent), "least_bytes": round(least)}
+
+
+def _on_slow_link(entrant: Entrant, mbit_per_s: int) -> Iterator[Record]:
+    try:
+        answer = entrant.peer.ask(entrant.work.order(2, 1, False), timeout=60)
+    except PeerError:
+        return
+    if answer.refusal:
+        return
+    time_us = min(answer.times_us)
+    share = 8 * entrant.work.nbytes / time_us / mbit_per_s
+    what = {"section": "slow links", "peer": entrant.name, "mbit_per_s": mbit_per_s}
+    yield what | {"bytes": entrant.work.nbytes, "us": round(time_us), "share": round(share, 4)}

@@ -1,0 +1,201 @@
+"""Two hosts on one machine: network namespaces with a cable between them, and who meets on them.
+
+A veth pair is the cable; its counters tell what each host has sent, and a token bucket makes it as
+slow as a real one. Each host has its half of the cores, so that everybody's ranks know how many
+they share.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from driver import Peer
+from installation import Installation
+
+HERE = Path(__file__).resolve().parent
+HOSTS = 2
+RANKS = 4  # of both together
+_DEVICE = "eth0"
+_NETWORK = "10.78.0"
+_FIRST_PORT = 29_600
+# What moves data: (HORA_BACKEND, HORA_DATA_PLANE). The first two are the goals' P17 and P18.
+_HORA = {
+    "hora-auth": ("tcp", "auth"),
+    "hora-tls": ("tcp", "tls"),
+    "hora-flat": ("flat-tcp", "auth"),
+    "hora-over-gloo": ("gloo", "auth"),
+    "hora-flat-gloo": ("flat-gloo", "auth"),
+}
+
+
+def why_impossible() -> str:
+    """What is missing on this machine; "" when hosts can be made."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [tool for tool in ("ip", "tc", "taskset") if not _find(tool)]
+    if missing:
+        return f"{' and '.join(missing)} missing (install iproute2 and util-linux)"
+    probe = f"hora-bench-probe-{os.getpid()}"
+    made = subprocess.run([_find("ip"), "netns", "add", probe], capture_output=True, check=False)
+    if made.returncode:
+        return f"no network namespace can be made: {made.stderr.decode().strip()}"
+    _do("ip", "netns", "del", probe)
+    return ""
+
+
+class Cable:
+    """Owns two namespaces and the link between them, from ``with`` on to its end.
+
+    What still runs in them then is not ended. Raises ``subprocess.CalledProcessError``.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.prefix = f"hora-bench-{os.getpid()}-"  # of the namespaces; the host's number follows
+        self.folder = Path()
+
+    def __enter__(self) -> Cable:
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="hora-bench-hosts-"))
+            self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            with open(os.open(self.folder / "secret", os.O_CREAT | os.O_WRONLY, 0o600), "w") as out:
+                out.write(secrets.token_hex(32) + "\n")
+            for host in range(HOSTS):
+                _do("ip", "netns", "add", self.prefix + str(host))
+                self._stack.callback(_do, "ip", "netns", "del", self.prefix + str(host))
+            ends = [("name", _DEVICE, "netns", self.prefix + str(host)) for host in range(HOSTS)]
+            _do("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+            for host in range(HOSTS):
+                inside = ("ip", "-n", self.prefix + str(host))
+                _do(*inside, "addr", "add", f"{self.address(host)}/24", "dev", _DEVICE)
+                _do(*inside, "link", "set", "lo", "up")
+                _do(*inside, "link", "set", _DEVICE, "up")
+            self._write_scripts()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def address(host: int) -> str:
+        """On the cable."""
+        return f"{_NETWORK}.{host + 1}"
+
+    def enter(self, host: str) -> tuple[str, ...]:
+        """What to write before a command so that it runs on the host, on the host's cores."""
+        return (str(self.folder / f"enter-{host}"),)
+
+    @property
+    def agent(self) -> Path:
+        """A program that stands for ssh: ADDRESS COMMAND… runs the command on that host."""
+        return self.folder / "agent"
+
+    def sent_bytes(self) -> tuple[int, ...]:
+        """What each host has sent since the cable was laid, headers included."""
+        counter = f"/sys/class/net/{_DEVICE}/statistics/tx_bytes"
+        # The namespace has a /sys of its own only for what is started in it.
+        return tuple(
+            int(_do("ip", "netns", "exec", self.prefix + str(host), "cat", counter))
+            for host in range(HOSTS)
+        )
+
+    @contextmanager
+    def limited(self, mbit_per_s: int) -> Iterator[None]:
+        """As slow as such a line, both ways."""
+        bucket = ("rate", f"{mbit_per_s}mbit", "burst", "128kb", "latency", "20ms")
+        for host in range(HOSTS):
+            inside = ("tc", "-n", self.prefix + str(host), "qdisc", "replace", "dev", _DEVICE)
+            _do(*inside, "root", "tbf", *bucket)
+        try:
+            yield
+        finally:
+            for host in range(HOSTS):
+                _do("tc", "-n", self.prefix + str(host), "qdisc", "del", "dev", _DEVICE, "root")
+
+    def _write_scripts(self) -> None:
+        for host in range(HOSTS):
+            cores = ",".join(map(str, cores_of(host, sorted(os.sched_getaffinity(0)))))
+            bound = f"{_find('taskset')} -c {cores}"
+            enter = f'exec {bound} {_find("ip")} netns exec {self.prefix}{host} "$@"'
+            self._write(Path(*self.enter(str(host))), enter)
+        cases = "\n".join(f"{self.address(h)}) host={h} ;;" for h in range(HOSTS))
+        enter = f'exec {self.folder}/enter-$host sh -c "$*"'
+        self._write(self.agent, f'case "$1" in\n{cases}\nesac\nshift\n{enter}')
+
+    @staticmethod
+    def _write(path: Path, script: str) -> None:
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o700)
+
+
+def cores_of(host: int, cores: list[int]) -> list[int]:
+    """A host's part of the cores; where there are too few, all have all."""
+    return cores if len(cores) < HOSTS else cores[host::HOSTS]
+
+
+def all_peers(cable: Cable, installed: Installation) -> list[Peer]:
+    """Everybody, hora first. Ranks are numbered host by host."""
+    inside = cable.enter("{host}")
+    worker = (sys.executable, str(HERE / "workers" / "torch_worker.py"))
+    found = []
+    for index, (name, (backend, protection)) in enumerate(_HORA.items()):
+        launch = (
+            *(sys.executable, "-m", "hora.launch", "--nnodes", str(HOSTS), "--node-rank", "{host}"),
+            *("--nproc-per-node", str(RANKS // HOSTS), "--master-addr", cable.address(0)),
+            *("--master-port", str(_FIRST_PORT + 2 * index), "--no-prefix"),
+            *("--secret-file", str(cable.folder / "secret")),
+            *("--backend", backend, "--data-plane", protection, "--"),
+        )
+        found.append(Peer(name, (*inside, *launch, *worker, "hora", "{folder}"), per_host=HOSTS))
+    places = {"RANK": "{rank}", "WORLD_SIZE": "{ranks}", "GLOO_SOCKET_IFNAME": _DEVICE}
+    gloo = Peer("gloo", (*inside, *worker, "gloo", "{folder}"), places, per_rank=True)
+    found += [replace(gloo, per_host=HOSTS)]
+    if installed.has("openmpi"):
+        found.append(_openmpi(cable, installed))
+    return [replace(peer, in_python=peer.name != "openmpi") for peer in found]
+
+
+def _openmpi(cable: Cable, installed: Installation) -> Peer:
+    """Flat, over TCP and shared memory; its daemons are started by the agent."""
+    root = installed.root("openmpi")
+    places = ",".join(f"{cable.address(host)}:{RANKS // HOSTS}" for host in range(HOSTS))
+    own = {
+        "LD_LIBRARY_PATH": str(root / "lib"),
+        "OMPI_MCA_btl": "self,sm,tcp",
+        "OMPI_MCA_pml": "ob1",
+        "OMPI_MCA_btl_tcp_if_include": _DEVICE,
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "PRTE_MCA_plm_ssh_agent": str(cable.agent),
+        "PRTE_MCA_plm": "ssh",
+        "PMIX_MCA_ptl_tcp_if_include": _DEVICE,
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT": "1",
+        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+    words = (str(root / "bin" / "mpiexec"), "--bind-to", "none", "--oversubscribe", "-H", places)
+    inside = cable.enter("0")
+    worker = (str(installed.worker("openmpi")), "{folder}")
+    return Peer("openmpi", (*inside, *words, "-n", "{ranks}", *worker), own)
+
+
+def _find(tool: str) -> str:
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    return shutil.which(tool, path=path) or ""
+
+
+def _do(tool: str, *words: str) -> str:
+    command = [_find(tool), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
