@@ -19,17 +19,19 @@ run_here() {
   "${pytest[@]}" "$folder"
 }
 
+# RANKS [BACKEND]
 run_on_ranks() {
-  local ranks=$1 folder=tests/python/parallel output=$logs/np$1
+  local ranks=$1 backend=${2:-} folder=tests/python/parallel output=$logs/np$1${2:+-$2}
   if ! compgen -G "$folder/*.py" >/dev/null; then
     echo "run_python_tests: no tests in $folder, skipped"
     return
   fi
   rm -rf "$output"
   mkdir -p "$output"
-  echo "run_python_tests: $folder on $ranks rank(s), logs in $output"
+  echo "run_python_tests: $folder on $ranks rank(s)${backend:+ over $backend}, logs in $output"
   local code=0
-  timeout 900 horarun -np "$ranks" --output-dir "$output" "${pytest[@]}" "$folder" \
+  timeout 900 horarun -np "$ranks" ${backend:+--backend "$backend"} --output-dir "$output" \
+    "${pytest[@]}" "$folder" \
     >"$output/horarun.log" 2>&1 || code=$?
   if [ "$code" = 0 ]; then
     rank_log "$output" 0 | tail -n 6
@@ -52,4 +54,10 @@ run_here tests/python/launch
 for ranks in 1 2 4; do
   run_on_ranks "$ranks"
 done
+run_on_ranks 2 flat-tcp
+if python -c 'import hora, pathlib; (pathlib.Path(hora.__file__).parent / "hora_gloo.so").stat()' 2>/dev/null; then
+  run_on_ranks 2 flat-gloo
+else
+  echo "run_python_tests: the Gloo plugin is not built (Debian: libgloo-dev), skipped"
+fi
 run_here tests/python/integration

@@ -90,6 +90,17 @@ def switch(word: str) -> str:
     return "1" if text in _TRUE else "0"
 
 
+def one_of(*words: str) -> Reader:
+    """One of these words, as they are."""
+
+    def read(word: str) -> str:
+        if word not in words:
+            raise ValueError(f"{word!r} is not one of {', '.join(words)}")
+        return word
+
+    return read
+
+
 def log_level(word: str) -> str:
     """A level's name in any case; Horovod's "fatal" is "off", for there are no fatal messages."""
     text = word.strip().lower()

@@ -252,6 +252,8 @@ Result<std::shared_ptr<SymmetricMemory>> Engine::AllocateSymmetric(int id, std::
                                                                    std::string_view what) {
   const Result<Entry> entry = EntryOf(id);
   if (!entry) return Fail(entry.error());
+  // Hosts share none, and a flat backend would not use it.
+  if (network_ != nullptr) return nullptr;
   return entry->symmetric->Allocate(bytes, what);
 }
 

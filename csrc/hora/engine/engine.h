@@ -57,8 +57,8 @@ class Engine {
   // Collective as well: first, every member finishes what it has pending in the set.
   Status RemoveProcessSet(int id);
 
-  // Memory of `bytes` that every rank of the set sees; see SymmetricAllocator::Allocate. Collective
-  // over the set; kInvalidArgument on a rank that is not in it.
+  // Memory of `bytes` that every rank of the set sees; see SymmetricAllocator::Allocate. Null where
+  // the job has several hosts. Collective over the set; kInvalidArgument on a rank not in it.
   Result<std::shared_ptr<SymmetricMemory>> AllocateSymmetric(int id, std::size_t bytes,
                                                              std::string_view what);
 

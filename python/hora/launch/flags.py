@@ -20,6 +20,7 @@ from hora.settings import (
     Reader,
     log_level,
     number,
+    one_of,
     output_file,
     seconds,
     seconds_or_never,
@@ -62,6 +63,7 @@ class Unused:
     values: Sequence[Reader] = field(default_factory=tuple)
 
 
+BACKENDS = ("tcp", "gloo", "mpi", "flat-tcp", "flat-gloo", "flat-mpi")
 TIMES = (
     Setting(("--start-timeout",), "HORA_START_TIMEOUT_SECONDS", seconds(86400),
             "give up when the ranks do not all meet", "S"),
@@ -69,6 +71,18 @@ TIMES = (
             "warn of a tensor some rank never submits; 0: never", "S"),
     Setting(("--stall-abort",), "HORA_STALL_ABORT_SECONDS", seconds_or_never(LONGEST_ABORT_S),
             "give up on such a tensor; 0: never", "S"),
+)  # fmt: skip
+ENGINE = (
+    Setting(("--backend",), "HORA_BACKEND", one_of(*BACKENDS),
+            "what moves data between hosts, with shared memory inside each: tcp (default), gloo, "
+            "mpi; flat-tcp, flat-gloo, flat-mpi: between all ranks", "B"),
+    Setting(("--data-plane",), "HORA_DATA_PLANE", one_of("tls", "auth"),
+            "how data are protected between hosts: tls (default), or auth: authenticated, then "
+            "plain with checksums", "P"),
+    Setting(("--control-plane",), "HORA_CONTROL_PLANE", one_of("tls", "mac"),
+            "the same for agreements: tls (default), or mac: authentic, but readable", "P"),
+    Setting(("--heartbeat",), "HORA_HEARTBEAT_SECONDS", seconds(3600, low=0.2),
+            "a host that is silent for so long is dead (default 3)", "S"),
 )  # fmt: skip
 DIAGNOSIS = (
     Setting(("--log-level",), "HORA_LOG_LEVEL", log_level,

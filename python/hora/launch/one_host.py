@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hora.errors import HoraError
-from hora.launch.bootstrap_pipe import JobIdentity
+from hora.launch.bootstrap_pipe import JobIdentity, draw_key
 from hora.launch.crew import CrewEvents
 from hora.launch.environment import (
     Surroundings,
@@ -21,7 +21,14 @@ from hora.launch.local_ranks import LocalRanks
 from hora.launch.output import RankOutputs
 from hora.launch.rank_process import RankProcess
 from hora.launch.secret_file import read_secret
-from hora.launch.store import endpoint, host_store, interfaces_of, resolve
+from hora.launch.store import (
+    LOOPBACK,
+    endpoint,
+    host_store,
+    interfaces_of,
+    needs_store,
+    resolve,
+)
 from hora.launch.terminal import Terminal
 
 
@@ -73,7 +80,12 @@ class OneHostCrew(LocalRanks):
         self._held.append(port)
         address, number = port.getsockname()[:2]
         around = Surroundings(spec.placement, 0, "localhost", address, number, horovod=spec.horovod)
-        return around, JobIdentity.on_this_host(spec.size, spec.job_id)
+        if spec.size == 1 or not needs_store({**os.environ, **spec.settings}):
+            return around, JobIdentity.on_this_host(spec.size, spec.job_id)
+        key = draw_key()
+        store = host_store(LOOPBACK, 0, spec.job_id, key, spec.settings)
+        self._held.append(store)
+        return around, JobIdentity(spec.job_id, key, store=store.address)
 
     def _join_nodes(self, node: OneOfSeveralNodes) -> tuple[Surroundings, JobIdentity]:
         """Node 0 hosts the store; the ranks' own MASTER_PORT is the next one."""

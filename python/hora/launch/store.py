@@ -11,6 +11,7 @@ from typing import Any
 from hora.errors import HoraError, UsageError
 
 INTERFACES = "HORA_NETWORK_INTERFACES"
+LOOPBACK = "127.0.0.1"
 
 
 class StoreHost:
@@ -31,6 +32,11 @@ class StoreHost:
     def close(self) -> None:
         """Whoever waits in the store is told that it is gone."""
         self._server.close()
+
+
+def needs_store(environ: Mapping[str, str]) -> bool:
+    """Whether the ranks of one host, too, exchange data over a network."""
+    return environ.get("HORA_BACKEND", "").startswith("flat-")
 
 
 def host_store(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import pytest
 import torch
@@ -107,6 +108,10 @@ def train(hvd, loop, **options):
     return model
 
 
+def shares_memory():
+    return not os.environ.get("HORA_BACKEND", "").startswith("flat-")
+
+
 def in_place_bytes(hvd):
     return hvd.metrics()["in_place_bytes"]
 
@@ -122,7 +127,7 @@ def test_the_bits_are_those_of_ordinary_gradients(hvd, loop, overlap):
     before = in_place_bytes(hvd)
     model = train(hvd, loop, gradient_as_bucket_view=True, overlap=overlap)
     if hvd.size() > 1:
-        assert in_place_bytes(hvd) > before
+        assert not shares_memory() or in_place_bytes(hvd) > before
     between = in_place_bytes(hvd)
     assert_same(model, train(hvd, loop, overlap=overlap))
     assert in_place_bytes(hvd) == between
