@@ -120,6 +120,13 @@ def choose_address(wanted: list[str], towards: str) -> str:
 def network_interfaces() -> list[tuple[str, str, int, bool]]:
     """Name, address, length of the network's prefix, and whether it is up."""
 
+def describe_plugin(name: str, directory: str) -> str:
+    """Opens the plugin "gloo" or "mpi" of this folder: its library's version, in words.
+
+    The library stays open, and a process can open one MPI only (HORA_MPI). Raises ResourceError
+    that says what to install.
+    """
+
 def shutdown() -> None:
     """Leaves the group; open handles get ``ShutDownError``. Does nothing when not initialised."""
 

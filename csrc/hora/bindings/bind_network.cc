@@ -12,6 +12,7 @@
 #include "hora/bindings/bind.h"
 #include "hora/bindings/job_key.h"
 #include "hora/bindings/raise.h"
+#include "hora/collectives/plugin/plugin_backend.h"
 #include "hora/engine/job_settings.h"
 #include "hora/net/network_interface.h"
 #include "hora/net/socket_address.h"
@@ -71,6 +72,16 @@ py::list Interfaces() {
   return list;
 }
 
+std::string DescribePlugin(const std::string& name, const std::string& directory) {
+  Result<Plugin> plugin = Fail(Status());
+  {
+    const py::gil_scoped_release release;
+    plugin = OpenPlugin(name, directory);
+  }
+  if (!plugin) Raise(plugin.error());
+  return plugin->description;
+}
+
 }  // namespace
 
 JobKey KeyFrom(const py::bytes& bytes) {
@@ -93,6 +104,7 @@ void BindNetwork(py::module_& module) {
       .def("close", &Server::Close);
   module.def("choose_address", &Choose, py::arg("wanted"), py::arg("towards"));
   module.def("network_interfaces", &Interfaces);
+  module.def("describe_plugin", &DescribePlugin, py::arg("name"), py::arg("directory"));
 }
 
 }  // namespace hora::bindings

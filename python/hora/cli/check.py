@@ -1,149 +1,114 @@
-"""``hora check``: what is built and usable here, one line per part, with how to mend it."""
+"""``hora check``: what is built, found and usable here, with how to mend what is not.
+
+``--json`` prints one object, whose keys do not change:
+
+    format         1
+    hora           this version
+    usable         whether a job on this host can run; the exit code is 0 if so, else 1
+    built, found, versions, machine, network, settings
+                   for each part, by its key: {"part", "state", "detail", "advice"}
+    interfaces     [{"name", "address", "prefix_length", "is_up", "is_chosen"}, …]
+
+States are "ok"; "absent": optional, and not there; "warning": usable, with a drawback; "failed".
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import os
-import platform
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import hora
+from hora.cli.check_machine import machine_findings, network_findings
+from hora.cli.check_parts import (
+    Finding,
+    built_findings,
+    check_core,
+    found_findings,
+    plugin_files,
+    version_findings,
+)
+from hora.cli.check_settings import setting_findings
 from hora.cli.environment import package_version
 
-_OLDEST_TORCH = (2, 11)
-_PROBE_BYTES = 1 << 20
+__all__ = ["Report", "examine", "main", "print_build"]
+
+_FORMAT = 1
+_TITLES = {
+    "versions": "Versions",
+    "built": "Built",
+    "found": "Found",
+    "machine": "This machine",
+    "network": "Network",
+    "settings": "Settings in force",
+}
+_COLOURS = {"ok": "green", "absent": "dim", "warning": "yellow", "failed": "bold red"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The state of one part: ``state`` is "ok", "warning" or "missing"; only the last one fails."""
+class Report:
+    """All findings by section, and the network's interfaces."""
 
-    part: str
-    state: str
-    detail: str
+    sections: dict[str, list[Finding]]
+    interfaces: list[dict[str, Any]]
 
+    @property
+    def failed(self) -> list[Finding]:
+        """What keeps a job on this host from running."""
+        return [
+            finding
+            for findings in self.sections.values()
+            for finding in findings
+            if finding.state == "failed"
+        ]
 
-def check_python() -> Finding:
-    """Always fine: an older Python could not have come this far."""
-    return Finding("Python", "ok", f"{platform.python_version()} {sys.executable}")
-
-
-def check_core() -> Finding:
-    """The C++ core can be imported."""
-    try:
-        core = importlib.import_module("hora._core")
-    except ImportError as error:
-        return Finding("core extension", "missing", f"{error}; build it with: pip install .")
-    return Finding("core extension", "ok", str(core.__file__))
-
-
-def check_shared_memory() -> Finding:
-    """Anonymous shared memory of 1 MiB can be made and filled."""
-    try:
-        fd = os.memfd_create("hora-check", os.MFD_CLOEXEC)
-        try:
-            os.posix_fallocate(fd, 0, _PROBE_BYTES)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        return Finding("shared memory", "missing", f"memfd_create: {error.strerror}")
-    return Finding("shared memory", "ok", "memfd")
+    def document(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "format": _FORMAT,
+            "hora": hora.__version__,
+            "usable": not self.failed,
+            **{name: _by_key(findings) for name, findings in self.sections.items()},
+            "interfaces": self.interfaces,
+        }
 
 
-def check_sockets() -> Finding:
-    """Ranks of a host meet on a socket in the abstract namespace."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.bind(f"\0hora-check-{os.getpid()}")
-    except OSError as error:
-        return Finding("local sockets", "missing", f"abstract AF_UNIX: {error.strerror}")
-    return Finding("local sockets", "ok", "abstract AF_UNIX")
-
-
-def check_cores() -> Finding:
-    """More ranks than cores work, but wait for each other."""
-    usable = len(os.sched_getaffinity(0))
-    if usable == 1:
-        return Finding("cores", "warning", "1 usable; several ranks will take turns")
-    return Finding("cores", "ok", f"{usable} usable")
-
-
-def check_torch() -> Finding:
-    """PyTorch is there and not too old; it is not imported."""
-    version = package_version("torch")
-    if version is None:
-        return Finding("torch", "warning", "not installed; hora.torch needs it")
-    number = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    if number < _OLDEST_TORCH:
-        oldest = ".".join(map(str, _OLDEST_TORCH))
-        return Finding("torch", "warning", f"{version}; the fast tensor exchange needs {oldest}")
-    return Finding("torch", "ok", version)
-
-
-def check_torch_operators() -> Finding:
-    """The operators of ``torch.compile``; without them graphs are cut at every collective."""
-    part = "torch operators"
-    core = importlib.util.find_spec("hora._core")
-    if core is not None and core.origin and Path(core.origin).with_name("_torch_ops.so").exists():
-        return Finding(part, "ok", "built")
-    version = package_version("torch")
-    detail = "not built: collectives cut the graphs of torch.compile; "
-    if version is None:
-        return Finding(part, "warning", f"{detail}install PyTorch 2.10 or newer, then hora again")
-    return Finding(
-        part,
-        "warning",
-        f"{detail}install hora again with --config-settings=cmake.define."
-        f"HORA_TORCH_OPS=ON, which tells why (PyTorch is {version})",
-    )
-
-
-def check_open_files() -> Finding:
-    """The launcher needs six descriptors per rank."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard != resource.RLIM_INFINITY and hard < 256:
-        return Finding(
-            "open files", "warning", f"hard limit {hard}: at most {(hard - 64) // 6} ranks"
-        )
-    return Finding("open files", "ok", "no limit" if hard < 0 else f"hard limit {hard}")
-
-
-CHECKS: tuple[Callable[[], Finding], ...] = (
-    check_python,
-    check_core,
-    check_torch,
-    check_torch_operators,
-    check_shared_memory,
-    check_sockets,
-    check_open_files,
-    check_cores,
-)
+def examine() -> Report:
+    """Looks at everything; takes a second or two, for it asks programs for their versions."""
+    network, interfaces = network_findings(os.environ)
+    sections = {
+        "versions": version_findings(hora.__version__),
+        "built": built_findings(),
+        "found": found_findings(),
+        "machine": machine_findings(),
+        "network": [network],
+        "settings": setting_findings(os.environ),
+    }
+    return Report(sections, interfaces)
 
 
 def print_build() -> None:
     """What ``horarun --check-build`` shows: the parts in Horovod's words, then this machine."""
     has_torch = package_version("torch") is not None
     has_core = check_core().state == "ok"
+    plugins = plugin_files()
+    has_mpi = plugins["plugin_mpi_ompi"] or plugins["plugin_mpi_mpich"]
     parts = {
         "Available Frameworks": {"TensorFlow": False, "PyTorch": has_torch, "MXNet": False},
         "Available Controllers": {"MPI": False, "Gloo": False, "hora": has_core},
         "Available Tensor Operations": {
-            "NCCL": False, "DDL": False, "CCL": False, "MPI": False, "Gloo": False,
-            "hora, shared memory": has_core,
+            "NCCL": False, "DDL": False, "CCL": False, "MPI": has_mpi,
+            "Gloo": plugins["plugin_gloo"], "hora, shared memory": has_core,
+            "hora, TCP": has_core,
         },
     }  # fmt: skip
-    findings = [check() for check in CHECKS]
     parts["This machine"] = {
-        f"{finding.part}: {finding.detail}": finding.state != "missing" for finding in findings
+        f"{finding.part}: {finding.detail}": finding.state in ("ok", "warning")
+        for finding in machine_findings()
     }
     print(f"hora v{hora.__version__}:")
     for title, lines in parts.items():
@@ -153,14 +118,81 @@ def print_build() -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints every finding; returns 1 when a needed part is missing."""
-    parser = argparse.ArgumentParser(prog="hora check", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    """Prints every finding; returns 1 when a job on this host cannot run."""
+    parser = argparse.ArgumentParser(
+        prog="hora check",
+        description="Say what is built, found and usable here, and how to mend what is not.",
+        epilog="Exit code 0: a job on this host can run; 1: it cannot. See also: hora test.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(words)
-    findings = [check() for check in CHECKS]
+    report = examine()
     if args.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print(json.dumps(report.document(), indent=2))
+    elif sys.stdout.isatty():
+        _print_table(report)
     else:
-        for finding in findings:
-            print(f"{finding.state:8} {finding.part:15} {finding.detail}")
-    return 1 if any(finding.state == "missing" for finding in findings) else 0
+        _print_lines(report)
+    return 1 if report.failed else 0
+
+
+def _by_key(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
+    return {
+        finding.key: {key: value for key, value in asdict(finding).items() if key != "key"}
+        for finding in findings
+    }
+
+
+def _rows(report: Report) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+    """Titles with (state, part, detail, advice); sections without anything are left out."""
+    rows = [
+        (_TITLES[name], [(one.state, one.part, one.detail, one.advice) for one in findings])
+        for name, findings in report.sections.items()
+        if findings
+    ]
+    for title, lines in rows:
+        if title == _TITLES["network"]:
+            lines += [
+                ("ok" if each["is_up"] else "absent", each["name"],
+                 f"{each['address']}/{each['prefix_length']}" + ("" if each["is_up"] else ", down"),
+                 "")
+                for each in report.interfaces
+            ]  # fmt: skip
+    return rows
+
+
+def _verdict(report: Report) -> str:
+    if not report.failed:
+        return "A job on this host can run; try it with: hora test"
+    parts = ", ".join(finding.part for finding in report.failed)
+    return f"No job can run on this host before this is mended: {parts}"
+
+
+def _print_lines(report: Report) -> None:
+    for title, lines in _rows(report):
+        print(f"{title}:")
+        for state, part, detail, advice in lines:
+            print(f"  {state:8} {part:18} {detail}" + (f"; fix: {advice}" * bool(advice)))
+    print(_verdict(report))
+
+
+def _print_table(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name in ("state", "part"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for title, lines in _rows(report):
+        table.add_row(Text(title, style="bold"))
+        for state, part, detail, advice in lines:
+            shown = Text(detail)
+            if advice:
+                shown.append(f"\n→ {advice}", style="cyan")
+            table.add_row(Text(f"  {state}", style=_COLOURS[state]), Text(part), shown)
+    console = Console()
+    console.print(table)
+    console.print(Text(_verdict(report), style="bold red" if report.failed else "bold green"))

@@ -15,8 +15,8 @@ from pathlib import Path
 import hora
 
 _CPU_FLAGS = (
-    "avx", "f16c", "fma", "avx2", "avx512f", "avx512bw", "avx512_bf16", "avx512_fp16", "amx_bf16",
-    "asimd", "asimdhp", "bf16", "sve",
+    "avx", "f16c", "fma", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16",
+    "avx512_fp16", "amx_bf16", "asimd", "asimdhp", "bf16", "sve",
 )  # fmt: skip
 _SHOWN_VARIABLES = (
     "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "RANK", "WORLD_SIZE", "LOCAL_RANK",
@@ -32,6 +32,13 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def cpu_flags() -> list[str]:
+    """What the processor can do, as the kernel names it; only what matters to kernels."""
+    fields = _cpu_fields()
+    present = set((fields.get("flags") or fields.get("Features") or "").split())
+    return [flag for flag in _CPU_FLAGS if flag in present]
+
+
 def collect() -> dict[str, str]:
     """The report, in the order in which it is printed."""
     python = f"{platform.python_version()} ({platform.python_implementation()})"
@@ -45,7 +52,7 @@ def collect() -> dict[str, str]:
         "platform": platform.platform(),
         "libc": " ".join(platform.libc_ver()),
         "CPU": _cpu_model(),
-        "CPU features": " ".join(_cpu_flags()) or "unknown",
+        "CPU features": " ".join(cpu_flags()) or "unknown",
         "cores usable": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
         "memory": _mebibytes(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         "/dev/shm": _shared_memory(),
@@ -98,12 +105,6 @@ def _cpu_fields() -> dict[str, str]:
 
 def _cpu_model() -> str:
     return _cpu_fields().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> list[str]:
-    fields = _cpu_fields()
-    present = set((fields.get("flags") or fields.get("Features") or "").split())
-    return [flag for flag in _CPU_FLAGS if flag in present]
 
 
 def _mebibytes(count: int) -> str:

@@ -158,11 +158,10 @@ def test_hora_env_and_check_report_in_both_forms():
     assert report["hora"] == hora.__version__
     assert sys.executable in report["Python"]
     assert "Copy and paste" in run_hora("env").stdout
-    findings = json.loads(run_hora("check", "--json").stdout)
-    states = {finding["part"]: finding["state"] for finding in findings}
-    assert states["shared memory"] == "ok"
+    report = json.loads(run_hora("check", "--json").stdout)
+    assert report["machine"]["memfd"]["state"] == "ok"
     done = run_hora("check")
-    assert done.returncode == (states["core extension"] == "missing")
+    assert done.returncode == (not report["usable"])
 
 
 def test_the_launcher_starts_without_torch():
