@@ -21,7 +21,7 @@ HOROVOD_RESNET50 = 144_000.0
 class Row:
     """One line of the table."""
 
-    goal: str  # P1 … P16
+    goal: str  # P1 … P19
     what: str
     wanted: str
     reached: str
@@ -221,6 +221,47 @@ def other_collectives(f: Figures) -> Iterator[Row]:
             yield times("P16", f"{op}, {size}, Python", 4, python, gloo)
 
 
+def two_hosts(f: Figures) -> Iterator[Row]:
+    """P17–P19: two ranks on each of two hosts, from Python; gloo with and without cores bound."""
+
+    def us(peer: str, nbytes: int) -> float | None:
+        return f.us(peer, nbytes, section="hosts", ranks=4)
+
+    sizes = (
+        (4, "4 B", 20),
+        (MIB, "1 MiB", 6),
+        (16 * MIB, "16 MiB", 2.2),
+        (64 * MIB, "64 MiB", 2.2),
+    )
+    for nbytes, size, factor in sizes:
+        gloo = f.best(("gloo", "gloo-free"), nbytes, section="hosts", ranks=4)
+        yield times("P17", f"two hosts, {size}", factor, us("hora-auth", nbytes), gloo)
+    large = 16 * MIB
+    flat = named(us("hora-flat", large), "hora's flat ring")
+    what = "two hosts, 16 MiB, beside the flat ring"
+    yield times("P17", what, 1.6, us("hora-auth", large), flat)
+    link = f.find("links", peer="hora-auth", bytes=large)
+    ratio = None if link is None else link["sent_bytes"] / link["least_bytes"]
+    yield at_most("P17", "bytes on each host's link, 16 MiB", 1.05, ratio, "× the least")
+    for mbit_per_s in (1000, 100):
+        slow = f.find("slow links", peer="hora-auth", mbit_per_s=mbit_per_s)
+        what, wanted = f"share of a line of {mbit_per_s:,} Mbit/s", "≥ 0.9"
+        share = None if slow is None else slow["share"]
+        reached = "not measured" if share is None else f"{share:.2f}"
+        yield Row("P17", what, wanted, reached, None if share is None else share >= 0.9)
+    for nbytes, size, _ in sizes:
+        other = named(us("hora-auth", nbytes), "authenticated")
+        what = f"two hosts, {size}, TLS beside authenticated"
+        yield times("P18", what, 0.5, us("hora-tls", nbytes), other)
+    for over, flat_one, library in (
+        ("hora-over-gloo", "hora-flat-gloo", "gloo"),
+        ("hora-over-mpi", "openmpi", "Open MPI"),
+    ):
+        for nbytes, size in ((16 * MIB, "16 MiB"), (64 * MIB, "64 MiB")):
+            other = named(us(flat_one, nbytes), f"{library} run flat")
+            yield times("P19", f"between hosts by {library}, {size}", 1.8, us(over, nbytes), other)
+
+
 PARTS: tuple[Callable[[Figures], Iterator[Row]], ...] = (
     small_messages,
     large_messages,
@@ -230,6 +271,7 @@ PARTS: tuple[Callable[[Figures], Iterator[Row]], ...] = (
     footprint,
     negotiation,
     other_collectives,
+    two_hosts,
 )
 
 

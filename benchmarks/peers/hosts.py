@@ -93,9 +93,9 @@ class Cable:
         """On the cable."""
         return f"{_NETWORK}.{host + 1}"
 
-    def enter(self, host: str) -> tuple[str, ...]:
+    def enter(self, host: str, on_all_cores: bool = False) -> tuple[str, ...]:
         """What to write before a command so that it runs on the host, on the host's cores."""
-        return (str(self.folder / f"enter-{host}"),)
+        return (str(self.folder / f"{'free' if on_all_cores else 'enter'}-{host}"),)
 
     @property
     def agent(self) -> Path:
@@ -127,9 +127,10 @@ class Cable:
     def _write_scripts(self) -> None:
         for host in range(HOSTS):
             cores = ",".join(map(str, cores_of(host, sorted(os.sched_getaffinity(0)))))
-            bound = f"{_find('taskset')} -c {cores}"
-            enter = f'exec {bound} {_find("ip")} netns exec {self.prefix}{host} "$@"'
-            self._write(Path(*self.enter(str(host))), enter)
+            enter = f'{_find("ip")} netns exec {self.prefix}{host} "$@"'
+            bound = f"exec {_find('taskset')} -c {cores} {enter}"
+            self._write(Path(*self.enter(str(host))), bound)
+            self._write(Path(*self.enter(str(host), on_all_cores=True)), f"exec {enter}")
         cases = "\n".join(f"{self.address(h)}) host={h} ;;" for h in range(HOSTS))
         enter = f'exec {self.folder}/enter-$host sh -c "$*"'
         self._write(self.agent, f'case "$1" in\n{cases}\nesac\nshift\n{enter}')
@@ -160,8 +161,11 @@ def all_peers(cable: Cable, installed: Installation) -> list[Peer]:
         )
         found.append(Peer(name, (*inside, *launch, *worker, "hora", "{folder}"), per_host=HOSTS))
     places = {"RANK": "{rank}", "WORLD_SIZE": "{ranks}", "GLOO_SOCKET_IFNAME": _DEVICE}
-    gloo = Peer("gloo", (*inside, *worker, "gloo", "{folder}"), places, per_rank=True)
-    found += [replace(gloo, per_host=HOSTS)]
+    command = (*inside, *worker, "gloo", "{folder}")
+    gloo = Peer("gloo", command, places, per_rank=True, per_host=HOSTS)
+    # Its threads get on better when the scheduler may move them; the goals are of its better side.
+    free = (*cable.enter("{host}", on_all_cores=True), *gloo.command[1:])
+    found += [gloo, replace(gloo, name="gloo-free", command=free)]
     if installed.has("openmpi"):
         found.append(_openmpi(cable, installed))
     return [replace(peer, in_python=peer.name != "openmpi") for peer in found]

@@ -89,7 +89,43 @@ def test_goals_are_met_missed_or_open():
     assert rows["P2", "4 B, Python, by name"].met is False
     assert rows["P4", "64 KiB, core"].met is None
     assert "**missed**" in goals.markdown(rows.values())
-    assert {row.goal for row in rows.values()} == {f"P{n}" for n in range(1, 17)}
+    assert {row.goal for row in rows.values()} == {f"P{n}" for n in range(1, 20)}
+
+
+def test_goals_of_two_hosts_are_of_gloos_better_side():
+    goals = module("goals")
+    over_hosts = {"section": "hosts", "ranks": 4}
+    mib16 = 16 << 20
+    records = [
+        sized("hora-auth", 4, 50.0, **over_hosts),
+        sized("gloo", 4, 3000.0, **over_hosts),
+        sized("gloo-free", 4, 900.0, **over_hosts),
+        sized("hora-auth", mib16, 10_000.0, **over_hosts),
+        sized("hora-tls", mib16, 25_000.0, **over_hosts),
+        sized("hora-flat", mib16, 17_000.0, **over_hosts),
+        {
+            "section": "links",
+            "peer": "hora-auth",
+            "bytes": mib16,
+            "sent_bytes": 105,
+            "least_bytes": 100,
+        },
+        {"section": "slow links", "peer": "hora-auth", "mbit_per_s": 100, "share": 0.89},
+    ]
+    rows = {row.what: row for row in goals.table(records)}
+    assert rows["two hosts, 4 B"].met is False
+    assert "18.00 ×" in rows["two hosts, 4 B"].reached
+    assert rows["two hosts, 16 MiB, beside the flat ring"].met
+    assert rows["two hosts, 16 MiB, TLS beside authenticated"].met is False
+    assert rows["bytes on each host's link, 16 MiB"].met
+    assert rows["share of a line of 100 Mbit/s"].met is False
+    assert rows["share of a line of 1,000 Mbit/s"].met is None
+
+
+def test_hosts_share_the_cores_out():
+    hosts = module("hosts")
+    assert [hosts.cores_of(host, [0, 1, 2, 5]) for host in (0, 1)] == [[0, 2], [1, 5]]
+    assert hosts.cores_of(1, [3]) == [3]
 
 
 def test_the_last_figure_counts_and_refusals_do_not():
