@@ -1,4 +1,4 @@
-"""The ``hora`` command: run, env, check."""
+"""The ``hora`` command: run, env, check, test, timeline, bench."""
 
 from hora.cli.main import main
 

@@ -19,7 +19,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import hora
@@ -28,6 +28,7 @@ from hora.cli.check_parts import (
     Finding,
     built_findings,
     check_core,
+    check_torch,
     found_findings,
     plugin_files,
     version_findings,
@@ -35,7 +36,7 @@ from hora.cli.check_parts import (
 from hora.cli.check_settings import setting_findings
 from hora.cli.environment import package_version
 
-__all__ = ["Report", "examine", "main", "print_build"]
+__all__ = ["Report", "examine", "main", "needed", "print_build"]
 
 _FORMAT = 1
 _TITLES = {
@@ -89,6 +90,14 @@ def examine() -> Report:
         "settings": setting_findings(os.environ),
     }
     return Report(sections, interfaces)
+
+
+def needed() -> list[Finding]:
+    """Only what can keep a job from running, and so quickly; PyTorch's absence among it."""
+    torch = check_torch()
+    if torch.detail.startswith("not installed"):
+        torch = replace(torch, state="failed")
+    return [check_core(), torch, *machine_findings(), *setting_findings(os.environ)]
 
 
 def print_build() -> None:

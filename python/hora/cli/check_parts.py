@@ -16,7 +16,15 @@ from pathlib import Path
 
 from hora.cli.environment import package_version
 
-__all__ = ["Finding", "built_findings", "check_core", "found_findings", "plugin_files"]
+__all__ = [
+    "Finding",
+    "built_findings",
+    "check_core",
+    "check_torch",
+    "found_findings",
+    "plugin_files",
+    "version_findings",
+]
 
 _OLDEST_TORCH = (2, 11)
 _PROBE_LIMIT_S = 10.0
@@ -80,7 +88,7 @@ def built_findings() -> list[Finding]:
 def found_findings() -> list[Finding]:
     """Programs and libraries of others."""
     return [
-        _check_torch(),
+        check_torch(),
         _check_openssl(),
         _check_program("ssh", "ssh", "-V", "openssh-client", "starts ranks on other hosts"),
         _check_torchrun(),
@@ -139,16 +147,18 @@ def _check_plugin(plugin: Plugin) -> Finding:
         return Finding(plugin.key, plugin.title, "absent", "not built", advice)
     environ = dict(os.environ)
     if plugin.family:
-        environ["HORA_MPI"] = plugin.family
+        # The question is what would be if a launcher of MPI had started the process.
+        environ.update(HORA_MPI=plugin.family, PMI_RANK="0")
     words = [sys.executable, "-c", _DESCRIBE, plugin.engine, str(path.parent)]
     code, text = _run(words, environ)
     if code == 0:
-        return Finding(plugin.key, plugin.title, "ok", _one_line(text))
+        use = ", for ranks that an mpirun starts" if plugin.family else ""
+        return Finding(plugin.key, plugin.title, "ok", _one_line(text) + use)
     advice = f"{_APT} {plugin.to_run}"
     return Finding(plugin.key, plugin.title, "absent", f"built, but: {_one_line(text)}", advice)
 
 
-def _check_torch() -> Finding:
+def check_torch() -> Finding:
     """PyTorch is there and not too old; it is not imported."""
     version = package_version("torch")
     if version is None:

@@ -11,9 +11,12 @@ _USAGE = """\
 usage: hora <command> [options]
 
 commands:
-  run     start N ranks of a command on this host (the same as horarun)
+  run     start N ranks of a command, here or on several hosts (the same as horarun)
   env     print versions, platform and paths, to paste into a report (--json)
-  check   say what is built and usable here; exit code 1 when something needed is missing (--json)
+  check   say what is built, found and usable here, and how to mend what is not (--json);
+          exit code 1 when a job on this host cannot run
+  test    try this installation for half a minute, also over several hosts (-H h1:2,h2:2);
+          exit code 1 when a part fails
   timeline merge OUT FILE...     put the timelines of several ranks into one file
   bench   measure collectives on this machine, in the columns of nccl-tests;
           bench plot LOG [-o FILE] draws the log of the autotuner
@@ -60,6 +63,12 @@ def _check(words: Sequence[str]) -> int:
     return check(words)
 
 
+def _test(words: Sequence[str]) -> int:
+    from hora.cli.self_test import main as test
+
+    return test(words)
+
+
 def _timeline(words: Sequence[str]) -> int:
     from hora.cli.timeline import main as work_on_timelines
 
@@ -76,6 +85,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "env": _env,
     "check": _check,
+    "test": _test,
     "timeline": _timeline,
     "bench": _bench,
 }
