@@ -111,6 +111,7 @@ def _join(comm: Iterable[int] | Any) -> None:
         job_id=place.job_id,
         interfaces=list(place.interfaces),
     )
+    bootstrap.have_met()
     forget_names()
     _watch_exit()
 

@@ -205,11 +205,6 @@ def test_empty_master_addr():
         detect({**TORCHRUN, "MASTER_ADDR": ""}, timeout=0)
 
 
-def test_several_hosts_are_refused():
-    with pytest.raises(UsageError, match="several hosts are not supported yet"):
-        detect({**TORCHRUN, "WORLD_SIZE": "2"}, timeout=0)
-
-
 RANK_SCRIPT = """
 import json, os, socket, sys
 from hora.bootstrap import detect

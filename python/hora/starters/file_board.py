@@ -1,0 +1,201 @@
+"""Files in which the ranks of one job, started by a scheduler, leave words for each other.
+
+They lie in a folder that only its owner can enter and that all hosts share, and are there from the
+start of a job until all of its ranks have met.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hora.errors import HoraError, UsageError
+from hora.starters.meeting import HostEntry
+
+FOLDER = "HORA_RENDEZVOUS_DIR"
+_POLL_S = 0.02
+_LONGEST_POLL_S = 0.25
+_LIMIT_BYTES = 1 << 20
+_T = TypeVar("_T")
+
+
+class FileBoard:
+    """A ``Board`` in files named after the job; what this process wrote goes at ``clear`` or exit.
+
+    One thread. Every wait ends ``timeout`` seconds after the board was made. Raises UsageError for
+    a folder or a file that others could have written, HoraError when nobody comes.
+    """
+
+    def __init__(self, job: str, environ: Mapping[str, str], timeout: float) -> None:
+        self._folder = _open_folder(environ)
+        self._job = job
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._written: list[Path] = []
+        self._owner = os.getpid()
+        atexit.register(self.clear)
+
+    def clear(self) -> None:
+        """Removes what this process wrote; nothing in a forked child."""
+        if os.getpid() == self._owner:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+            self._written.clear()
+        atexit.unregister(self.clear)
+
+    def add_host(self, entry: HostEntry) -> None:
+        """One file for each host."""
+        self._write(self._path(f"host-{entry.rank}"), asdict(entry))
+
+    def hosts(self, size: int) -> list[HostEntry]:
+        """Waits until the hosts are complete."""
+        found: dict[int, HostEntry] = {}
+
+        def look() -> list[HostEntry] | None:
+            for path in self._folder.glob(f"{self._job}.host-*"):
+                fields = self._read(path)
+                if fields is not None:
+                    entry = HostEntry(fields["rank"], fields["size"], fields["name"])
+                    found[entry.rank] = entry
+            complete = sum(host.size for host in found.values()) >= size
+            return list(found.values()) if complete else None
+
+        def have() -> str:
+            names = ", ".join(f"{host.name} with {host.size} ranks" for host in found.values())
+            return f"of {size} ranks there are only {names or 'none'}"
+
+        return self._wait(look, have)
+
+    def publish(self, words: str) -> None:
+        """Never waits."""
+        self._write(self._path("meet"), {"words": words})
+
+    def read(self) -> str:
+        """Waits for rank 0's file."""
+        path = self._path("meet")
+
+        def look() -> str | None:
+            fields = self._read(path)
+            return None if fields is None else str(fields["words"])
+
+        return self._wait(look, lambda: f"rank 0 has not written {path}")
+
+    def _path(self, what: str) -> Path:
+        return self._folder / f"{self._job}.{what}"
+
+    def _wait(self, look: Callable[[], _T | None], have: Callable[[], str]) -> _T:
+        pause_s = _POLL_S
+        while (found := look()) is None:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise HoraError(
+                    f"the ranks did not meet within {self._timeout:g} s: {have()}. All hosts must "
+                    f"share the folder {self._folder}; {FOLDER} names another one"
+                )
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+        return found
+
+    def _write(self, path: Path, fields: Mapping[str, Any]) -> None:
+        """The whole file or none; takes the place of one that a dead process left."""
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(new, flags, 0o600), "w") as file:
+                json.dump({"writer": _this_process(), **fields}, file)
+            try:
+                os.link(new, path, follow_symlinks=False)  # unlike rename, fails where one is
+            except FileExistsError:
+                found = self._read(path)
+                if found is not None and found["writer"][0] == _machine():
+                    raise UsageError(
+                        f"{path} belongs to a job that is starting: two jobs have the same id; "
+                        "set HORA_JOB_ID differently for each"
+                    ) from None
+                os.replace(new, path)
+        except OSError as error:
+            raise UsageError(f"{error.filename}: {error.strerror}; {FOLDER} names a folder") from (
+                error
+            )
+        finally:
+            new.unlink(missing_ok=True)
+        self._written.append(path)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """What a process that still lives wrote; None when there is nothing of the kind."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            _check_owner(path, os.fstat(descriptor), stat.S_ISREG)
+            content = file.read(_LIMIT_BYTES)
+        try:
+            fields = json.loads(content)
+            return None if _is_dead(fields["writer"]) else dict(fields)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UsageError(f"{path} is not a file of this version of hora; remove it") from None
+
+
+def _open_folder(environ: Mapping[str, str]) -> Path:
+    given = environ.get(FOLDER)
+    home = environ.get("HOME") or os.path.expanduser("~")
+    folder = Path(given) if given else Path(home) / ".cache" / "hora" / "jobs"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _check_owner(folder, folder.lstat(), stat.S_ISDIR)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: {error.strerror}; the ranks meet in a folder there that all hosts share: "
+            f"{FOLDER} names another one"
+        ) from error
+    return folder
+
+
+def _check_owner(path: Path, status: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    if not is_kind(status.st_mode):
+        raise UsageError(f"{path} is not a {'folder' if is_kind is stat.S_ISDIR else 'file'}")
+    if status.st_uid != os.geteuid():
+        raise UsageError(f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()})")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise UsageError(f"{path} has mode {mode:04o}: others can reach it (chmod go= {path})")
+
+
+def _this_process() -> list[Any]:
+    """Boot and process namespace, which make the rest comparable; process id and start time."""
+    pid = os.getpid()
+    return [_machine(), pid, _start_time(pid)]
+
+
+def _machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _start_time(pid: int) -> int:
+    """In ticks since boot; -1 when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def _is_dead(writer: list[Any]) -> bool:
+    """Whether a process of this machine wrote it and is gone; of others nobody can say."""
+    machine, pid, started = writer
+    return machine == _machine() and _start_time(int(pid)) != started

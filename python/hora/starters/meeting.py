@@ -1,0 +1,185 @@
+"""How ranks agree where to meet when no launcher told them: rank 0 decides, the others read it.
+
+On one host rank 0 listens on a Unix socket; over several hosts its process has the store. A board
+(torchrun's store, a file) carries the words between the ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hora.errors import HoraError, UsageError
+from hora.starters.place import Bootstrap, Position, open_listener
+
+SECRET_FILE = "HORA_SECRET_FILE"
+_LINGER_S = 1.0
+
+
+@dataclass(frozen=True)
+class HostEntry:
+    """What the first rank of each host says of it."""
+
+    rank: int
+    size: int
+    name: str
+
+
+class Board(Protocol):
+    """Where the ranks of one job leave words; each wait ends with HoraError at its deadline."""
+
+    def add_host(self, entry: HostEntry) -> None:
+        """Called by the first rank of each host, when there are several."""
+
+    def hosts(self, size: int) -> list[HostEntry]:
+        """Called by rank 0: waits until the hosts have ``size`` ranks together."""
+
+    def publish(self, words: str) -> None:
+        """Called by rank 0."""
+
+    def read(self) -> str:
+        """Called by the other ranks: waits for what rank 0 publishes."""
+
+
+def meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[Bootstrap, object]:
+    """Returns this rank's bootstrap and, in rank 0, what has to live as long as the job.
+
+    Raises UsageError on every rank when the ranks are not numbered host by host, HoraError when the
+    others do not come before the board's deadline.
+    """
+    key = _given_key(environ)
+    if not position.is_on_one_host and position.local_rank == 0:
+        board.add_host(HostEntry(position.rank, position.local_size, socket.gethostname()))
+    kept: object = None
+    listen_fd = None
+    if position.rank == 0:
+        words, listen_fd, kept = _decide(position, board, environ, key)
+        board.publish(json.dumps(words))
+    else:
+        words = _parse(board.read())
+    if problem := words.get("problem"):
+        if position.rank == 0:
+            time.sleep(
+                _LINGER_S
+            )  # what it wrote ends with this process, and the others look rarely
+        raise UsageError(problem)
+    return _bootstrap(position, words, key, listen_fd, environ), kept
+
+
+def _given_key(environ: Mapping[str, str]) -> bytes | None:
+    path = environ.get(SECRET_FILE)
+    if not path:
+        return None
+    from hora.launch.secret_file import read_secret
+
+    return bytes.fromhex(read_secret(Path(path)).key)
+
+
+def _decide(
+    position: Position, board: Board, environ: Mapping[str, str], key: bytes | None
+) -> tuple[dict[str, Any], int | None, object]:
+    """What rank 0 tells the others, its listening socket, and the store."""
+    from hora.launch.store import LOOPBACK, needs_store
+
+    drawn = secrets.token_bytes(32)
+    job_id = secrets.token_hex(8)
+    words: dict[str, Any] = {"job_id": job_id, "name": "", "store": ""}
+    if key is None:
+        words["key"] = drawn.hex()
+    hosts = [HostEntry(0, position.size, LOOPBACK)]
+    if position.is_on_one_host and not needs_store(environ):
+        words["sizes"] = [position.size]
+        words["name"], listener = open_listener(position.size)
+        return words, listener.detach(), None
+    if not position.is_on_one_host:
+        hosts = sorted(board.hosts(position.size), key=lambda host: host.rank)
+    words["sizes"] = [host.size for host in hosts]
+    if problem := _numbering_problem(position, hosts):
+        return {"problem": problem}, None, None
+    try:
+        store = _open_store(hosts[-1].name, job_id, key or drawn, environ)
+    except HoraError as error:
+        return {"problem": f"rank 0 cannot open the job's store: {error}"}, None, None
+    words["store"] = store.address
+    return words, None, store
+
+
+def _numbering_problem(position: Position, hosts: list[HostEntry]) -> str:
+    """Why these hosts cannot form a job; "" when they can."""
+    first = 0
+    for host in hosts:
+        if host.rank != first:
+            found = ", ".join(f"{one.name} from rank {one.rank}: {one.size}" for one in hosts)
+            return (
+                f"ranks must be numbered host by host, all of one host before the next ({found}): "
+                f"{position.how_by_host}"
+            )
+        first += host.size
+    return ""
+
+
+def _open_store(peer: str, job_id: str, key: bytes, environ: Mapping[str, str]) -> Any:
+    """The store, on the address from which this host speaks to ``peer``, or the one asked for."""
+    from hora.launch.store import StoreHost, choose_address, endpoint, interfaces_of, resolve
+
+    interfaces = interfaces_of(environ)
+    towards = "127.0.0.1" if interfaces else resolve(peer)
+    address = choose_address(interfaces, towards)
+    return StoreHost(endpoint(address, 0), job_id, key.hex())
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        words = json.loads(text)
+        is_sound = isinstance(words, dict) and (
+            isinstance(words.get("problem"), str)
+            or (
+                all(isinstance(words[name], str) for name in ("job_id", "name", "store"))
+                and all(type(size) is int and size > 0 for size in words["sizes"])
+            )
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        raise UsageError("what rank 0 says is not understood: has it the same version of hora?")
+    return dict(words)
+
+
+def _bootstrap(
+    position: Position,
+    words: Mapping[str, Any],
+    key: bytes | None,
+    listen_fd: int | None,
+    environ: Mapping[str, str],
+) -> Bootstrap:
+    from hora.launch.placement import Placement
+    from hora.launch.store import interfaces_of
+
+    if key is None:
+        try:
+            key = bytes.fromhex(words["key"])
+        except (KeyError, ValueError, TypeError):
+            key = b""
+    if len(key) != 32:
+        raise UsageError(f"rank 0 tells no key: {SECRET_FILE} must be set on all ranks or on none")
+    place = Placement(tuple(words["sizes"])).place(position.rank)
+    told = (place.size, place.local_rank, place.local_size)
+    if told != (position.size, position.local_rank, position.local_size):
+        raise UsageError(
+            f"rank {position.rank} is number {position.local_rank} of {position.local_size} on its "
+            f"host, but would be {place.local_rank} of {place.local_size} if ranks were numbered "
+            f"host by host, as they must: {position.how_by_host}"
+        )
+    numbers = asdict(place)
+    del numbers["host"]
+    return Bootstrap(
+        **numbers, rendezvous=words["name"], key=key, listen_fd=listen_fd,
+        launcher=position.launcher, job_id=words["job_id"], store=words["store"],
+        interfaces=interfaces_of(environ) if words["store"] else (),
+    )  # fmt: skip

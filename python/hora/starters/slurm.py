@@ -1,0 +1,72 @@
+"""In a step of Slurm: srun's variables; the ranks agree in files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from hora.errors import UsageError
+from hora.starters.place import MAX_SIZE, Position, require_all, whole_number
+
+STEP = "SLURM_STEP_ID"
+_PLACE = (
+    "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE",
+    "SLURM_JOB_ID",
+)  # fmt: skip
+SOURCES = (STEP, *_PLACE)
+_MOST = (1 << 32) - 1
+_FIRST_RESERVED = 0xFFFFFFF0  # the batch script, an interactive shell, …: no step of srun's
+_HOW_BY_HOST = "srun --distribution=block does so (-m block; not cyclic, plane or arbitrary)"
+
+
+def is_step(environ: Mapping[str, str]) -> bool:
+    """Whether srun started this process; not so in the script of sbatch or the shell of salloc.
+
+    Raises UsageError for a step that is no number.
+    """
+    step = environ.get(STEP)
+    if step is None or "SLURM_PROCID" not in environ or step in ("batch", "interactive", "extern"):
+        return False
+    return whole_number(STEP, step, 0, _MOST) < _FIRST_RESERVED
+
+
+def slurm_position(environ: Mapping[str, str]) -> Position:
+    """Raises UsageError for a missing or bad variable, and when ranks go round the nodes."""
+    require_all(environ, (STEP, *_PLACE), "srun")
+    size = whole_number("SLURM_NTASKS", environ["SLURM_NTASKS"], 1, MAX_SIZE)
+    rank = whole_number("SLURM_PROCID", environ["SLURM_PROCID"], 0, size - 1)
+    sizes = tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"], size)
+    node = whole_number("SLURM_NODEID", environ["SLURM_NODEID"], 0, len(sizes) - 1)
+    local_size = sizes[node]
+    local_rank = whole_number("SLURM_LOCALID", environ["SLURM_LOCALID"], 0, local_size - 1)
+    expected = sum(sizes[:node]) + local_rank
+    if rank != expected:
+        raise UsageError(
+            f"SLURM_PROCID={rank} is task {local_rank} of node {node}, which would be rank "
+            f"{expected} if ranks were numbered host by host, as they must: {_HOW_BY_HOST}"
+        )
+    return Position(rank, size, local_rank, local_size, "slurm", _HOW_BY_HOST)
+
+
+def slurm_job(environ: Mapping[str, str]) -> str:
+    """A name that only this step has."""
+    job = whole_number("SLURM_JOB_ID", environ["SLURM_JOB_ID"], 1, _MOST)
+    cluster = re.sub(r"[^A-Za-z0-9_-]", "_", environ.get("SLURM_CLUSTER_NAME", ""))[:64]
+    return f"slurm-{cluster}-{job}.{int(environ[STEP])}"
+
+
+def tasks_per_node(text: str, size: int) -> list[int]:
+    """Reads "2(x3),1" as [2, 2, 2, 1], which must be ``size`` together. Raises UsageError."""
+    sizes: list[int] = []
+    for part in text.split(",") if len(text) < 1 << 20 else ():
+        match = re.fullmatch(r"([1-9][0-9]{0,6})(?:\(x([1-9][0-9]{0,6})\))?", part, re.ASCII)
+        if not match or len(sizes) + int(match[2] or 1) > size:
+            break
+        sizes += [int(match[1])] * int(match[2] or 1)
+    else:
+        if sum(sizes) == size:
+            return sizes
+    raise UsageError(
+        f"SLURM_STEP_TASKS_PER_NODE={text[:100]!r} is not a list of numbers, as in 2(x3),1, of "
+        f"{size} tasks together (SLURM_NTASKS)"
+    )

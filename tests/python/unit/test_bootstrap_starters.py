@@ -1,0 +1,186 @@
+"""Ranks of srun and mpirun: what their variables may be, and the files in which they agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+from hora import bootstrap
+from hora.bootstrap import detect
+from hora.errors import HoraError, UsageError
+from hora.starters import file_board
+from hora.starters.file_board import FileBoard
+from hora.starters.meeting import HostEntry
+from hora.starters.slurm import tasks_per_node
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+}  # fmt: skip
+MPICH = {"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "4"}
+SLURM = {
+    "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+}  # fmt: skip
+GARBAGE = ["", "abc", "-1", "99999999999", "1.5", "٣"]
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """Each test is a process that has not asked before, and leaves no file."""
+    monkeypatch.setattr(bootstrap, "_remembered", {})
+    yield
+    bootstrap.have_met()
+
+
+@pytest.mark.parametrize("value", GARBAGE)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family in (OPEN_MPI, MPICH, SLURM) for name in family],
+)
+def test_garbage_in_a_variable(family, name, value):
+    with pytest.raises(UsageError, match=rf"{name}={value!r} is not a (whole number from|list)"):
+        detect({**family, name: value}, timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family in (OPEN_MPI, MPICH, SLURM) for name in family],
+)
+def test_a_missing_variable(family, name):
+    environ = {key: value for key, value in family.items() if key != name}
+    if name in ("SLURM_STEP_ID", "SLURM_PROCID"):  # the script of sbatch, the shell of salloc
+        assert detect(environ, timeout=0).launcher == "none"
+        return
+    with pytest.raises(UsageError, match=f"{name} not set although"):
+        detect(environ, timeout=0)
+
+
+@pytest.mark.parametrize("step", ["4294967291", "batch", "interactive"])
+def test_what_is_no_step_of_srun_is_a_single_process(step):
+    assert detect({**SLURM, "SLURM_STEP_ID": step}, timeout=0).launcher == "none"
+
+
+def test_tasks_per_node():
+    assert tasks_per_node("2(x3),1", 7) == [2, 2, 2, 1]
+    assert tasks_per_node("4", 4) == [4]
+    for text in ("2(x3", "0", "2,,2", "2(x0),4", "1(x9999999)", "5", "3", "4,"):
+        with pytest.raises(UsageError, match="SLURM_STEP_TASKS_PER_NODE="):
+            tasks_per_node(text, 4)
+
+
+def test_tasks_that_go_round_the_nodes():
+    environ = {**SLURM, "SLURM_PROCID": "1", "SLURM_NODEID": "1"}
+    with pytest.raises(UsageError, match=r"SLURM_PROCID=1 .* would be rank 2 .*distribution=block"):
+        detect(environ, timeout=0)
+
+
+@pytest.mark.parametrize("job", ["", "../x", "a b", "a" * 65, "ä"])
+def test_garbage_as_the_jobs_id(job):
+    with pytest.raises(UsageError, match="HORA_JOB_ID="):
+        detect({**OPEN_MPI, "HORA_JOB_ID": job}, timeout=0)
+
+
+def test_mpirun_that_tells_no_job():
+    for family in (OPEN_MPI, MPICH):
+        with pytest.raises(UsageError, match="Set HORA_JOB_ID"):
+            detect(family, timeout=0)
+
+
+@pytest.mark.parametrize("family", [OPEN_MPI, MPICH, SLURM])
+def test_one_rank_needs_no_file(tmp_path, family):
+    one = {**family, "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    for name, value in family.items():
+        one[name] = {"4": "1", "2(x2)": "1"}.get(value, value)
+    assert detect(one, timeout=0).size == 1
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_ranks_of_one_host_agree(tmp_path):
+    common = {**OPEN_MPI, "HORA_JOB_ID": "j", "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    ranks = [
+        {**common, "OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)}
+        for rank in range(2)
+    ]
+    first = detect(ranks[0], timeout=5)
+    second = detect(ranks[1], timeout=5)
+    assert first.key == second.key
+    assert (first.rendezvous, first.job_id) == (second.rendezvous, second.job_id)
+    assert (second.rank, second.size, second.launcher) == (1, 4, "openmpi")
+    assert second.listen_fd is None
+    (file,) = (tmp_path / "jobs").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    bootstrap.have_met()
+    assert not file.exists()
+    os.close(first.listen_fd or 0)
+
+
+def board(folder, timeout=5.0):
+    return FileBoard("job", {"HORA_RENDEZVOUS_DIR": str(folder)}, timeout)
+
+
+def test_rank_0_that_never_comes(tmp_path):
+    with pytest.raises(HoraError, match=r"rank 0 has not written .*must share the folder"):
+        board(tmp_path / "jobs", 0.05).read()
+
+
+def test_hosts_that_never_come_are_counted(tmp_path):
+    one = board(tmp_path / "jobs", 0.05)
+    one.add_host(HostEntry(0, 2, "h1"))
+    with pytest.raises(HoraError, match="of 4 ranks there are only h1 with 2 ranks"):
+        one.hosts(4)
+    one.clear()
+
+
+def test_words_are_waited_for(tmp_path):
+    reader, writer = board(tmp_path / "jobs"), board(tmp_path / "jobs")
+    timer = threading.Timer(0.1, writer.publish, ["hello"])
+    timer.start()
+    assert reader.read() == "hello"
+    timer.join()
+    writer.clear()
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_what_a_dead_process_left_is_replaced(tmp_path, monkeypatch):
+    dead = board(tmp_path / "jobs")
+    here = file_board._this_process()
+    monkeypatch.setattr(file_board, "_this_process", lambda: [here[0], here[1], here[2] - 1])
+    dead.publish("old")
+    monkeypatch.undo()
+    with pytest.raises(HoraError, match="rank 0 has not written"):
+        board(tmp_path / "jobs", 0.01).read()
+    new = board(tmp_path / "jobs")
+    new.publish("new")
+    assert board(tmp_path / "jobs").read() == "new"
+    new.clear()
+
+
+def test_two_jobs_of_one_name(tmp_path):
+    one = board(tmp_path / "jobs")
+    one.publish("one")
+    with pytest.raises(UsageError, match="set HORA_JOB_ID differently"):
+        board(tmp_path / "jobs").publish("two")
+    assert json.loads((tmp_path / "jobs" / "job.meet").read_text())["words"] == "one"
+    one.clear()
+
+
+def test_a_folder_or_file_that_others_can_reach_is_refused(tmp_path):
+    folder = tmp_path / "jobs"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(UsageError, match="has mode 0755: others can reach it"):
+        board(folder)
+    folder.chmod(0o700)
+    (folder / "job.meet").write_text("{}")
+    (folder / "job.meet").chmod(0o644)
+    with pytest.raises(UsageError, match="has mode 0644"):
+        board(folder).read()
+    (folder / "job.meet").chmod(0o600)
+    with pytest.raises(UsageError, match="is not a file of this version"):
+        board(folder).read()
+    (folder / "job.meet").unlink()
+    (folder / "job.meet").symlink_to("/etc/passwd")
+    with pytest.raises(UsageError, match=r"job\.meet"):
+        board(folder).read()
