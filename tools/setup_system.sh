@@ -13,6 +13,8 @@ wanted=(g++ cmake ninja-build libgtest-dev libbenchmark-dev libfmt-dev libexpect
 if [ -n "${HORA_SETUP_ALL:-}" ]; then wanted+=(openssh-server openssh-client iproute2); fi
 # Plugins are built for those that are there; nothing needs them.
 optional=(libgloo-dev libopenmpi-dev openmpi-bin libmpich-dev mpich)
+# For the tests of schedulers; these, too, install daemons, which the tests start by themselves.
+if [ -n "${HORA_SETUP_ALL:-}" ]; then optional+=(slurmctld slurmd slurm-client munge); fi
 # The interpreter's own packages: only when it is the system's and lacks them.
 "$python" -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 "$python" - <<'PY' 2>/dev/null || wanted+=(python3-dev)

@@ -10,6 +10,8 @@ whichever of them is killed, the other one ends every rank and every descendant 
                                       ├─ signals, escalation
                                       └─ fates   (what happened to each rank, in words)
 
+    cli ─── slurm, mpi → handover: this process becomes srun or mpirun, and none of the above runs
+
     one_host ─── local_ranks ─── rank_process, process_tree (bootstrap_pipe, environment)
     hosts_crew ─ preflight, agent_host ─ agent_link ══ ssh ══ agent ─ host_checks, local_ranks
                                              └──── messages ────┘

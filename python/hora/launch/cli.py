@@ -14,18 +14,32 @@ from hora.launch.command import resolve_command
 from hora.launch.config_file import config_words
 from hora.launch.flags import notes_on, settings_of
 from hora.launch.guardian import guarded
+from hora.launch.handover import Handover, notes_on_starters
 from hora.launch.host_options import notes_on_one_host, place_ranks
 from hora.launch.job import Job
 from hora.launch.job_spec import JobSpec, OneOfSeveralNodes, SeveralHosts
+from hora.launch.mpi import hand_over_to_mpirun
 from hora.launch.options import OptionParser, build_parser, split_command
 from hora.launch.output import OutputStyle, rank_folder
 from hora.launch.placement import Placement
+from hora.launch.slurm import hand_over_to_srun
 
 EXIT_USAGE = 2
 
 
 def parse(argv: Sequence[str], program: str = "horarun") -> JobSpec | None:
     """Returns the job to run; None when only information was asked for, which is then printed.
+
+    Raises UsageError, also for ranks that somebody else would start.
+    """
+    read = read_line(argv, program)
+    if isinstance(read, Handover):
+        raise UsageError("--slurm and --mpi: only horarun itself, on a command line, can do that")
+    return read
+
+
+def read_line(argv: Sequence[str], program: str) -> JobSpec | Handover | None:
+    """Returns the job to run, or the command that runs it; None after printing information.
 
     Raises UsageError.
     """
@@ -45,12 +59,16 @@ def parse(argv: Sequence[str], program: str = "horarun") -> JobSpec | None:
     if bool(given.hosts) != bool(given.hostfile):  # one of them on the line hides both in the file
         args.hosts, args.hostfile = given.hosts, given.hostfile
     settings, notes = _settings(args, settings_of(given), settings_of(parser.parse_args(filed)))
-    placement, where = place_ranks(args, {**os.environ, **settings})
     command = resolve_command(words, args.module)
+    if args.slurm or args.mpi:
+        hand_over = hand_over_to_srun if args.slurm else hand_over_to_mpirun
+        return hand_over(args, command, settings, os.environ)
+    placement, where = place_ranks(args, {**os.environ, **settings})
     if args.directory:
         _make_writable(args.directory, placement, where)
     style = OutputStyle(not args.no_prefix, args.prefix_timestamp, args.quiet, args.directory)
-    notes += notes_on(args) + (notes_on_one_host(args) if where is None else [])
+    notes += notes_on(args) + notes_on_starters(args)
+    notes += notes_on_one_host(args) if where is None else []
     return JobSpec(
         placement, command, settings, style, float(args.grace_period), args.verbose, notes,
         horovod=args.horovod, where=where,
@@ -60,12 +78,14 @@ def parse(argv: Sequence[str], program: str = "horarun") -> JobSpec | None:
 def main(argv: Sequence[str] | None = None, program: str = "horarun") -> int:
     """Runs the command line and returns the exit code: the job's, or 2 for a usage error."""
     try:
-        spec = parse(sys.argv[1:] if argv is None else argv, program)
+        spec = read_line(sys.argv[1:] if argv is None else argv, program)
     except UsageError as error:
         print(f"{program}: {error}\nTry '{program} --help'.", file=sys.stderr)
         return EXIT_USAGE
     if spec is None:
         return 0
+    if isinstance(spec, Handover):
+        return spec.run()
     return guarded(lambda lifeline: Job(spec, lifeline).run())
 
 

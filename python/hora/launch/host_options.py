@@ -73,6 +73,14 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         help=f"host 0 listens there (default {_MASTER_PORT}); the ranks' MASTER_PORT is the next",
     )  # fmt: skip
     add_settings(nodes, _SECRET)
+    others = parser.add_argument_group("ranks that somebody else starts")
+    starter = others.add_mutually_exclusive_group()
+    starter.add_argument("--slurm", action="store_true",
+                         help="srun, in the allocation of sbatch or salloc")  # fmt: skip
+    starter.add_argument("--mpi", action="store_true",
+                         help="the mpirun on PATH (Open MPI, MPICH), also on -H hosts")  # fmt: skip
+    others.add_argument("--slurm-options", metavar="'…'", help="more options for srun")
+    others.add_argument("--mpi-args", metavar="'…'", help="more options for mpirun")
 
 
 def place_ranks(

@@ -21,6 +21,7 @@ examples:
   horarun -np 2 -m mypackage.train                a module
   horarun -np 8 --output-dir logs -- ./job.sh -v  also write logs/rank.0/stdout …
   horarun -H h1:2,h2:2 train.py                   two ranks on h1 (0, 1), two on h2 (2, 3)
+  salloc -n 4 horarun --slurm train.py            by srun; --mpi: by mpirun
   horarun --horovod -np 2 train.py                a script that imports horovod.torch
 
 Output lines start with the rank: "[1] " for stdout, "[1]! " (red on a terminal) for stderr.

@@ -123,9 +123,9 @@ class FileBoard:
                     ) from None
                 os.replace(new, path)
         except OSError as error:
-            raise UsageError(f"{error.filename}: {error.strerror}; {FOLDER} names a folder") from (
-                error
-            )
+            raise UsageError(
+                f"{error.filename}: {error.strerror}; {FOLDER} names another folder"
+            ) from (error)
         finally:
             new.unlink(missing_ok=True)
         self._written.append(path)
@@ -198,4 +198,4 @@ def _start_time(pid: int) -> int:
 def _is_dead(writer: list[Any]) -> bool:
     """Whether a process of this machine wrote it and is gone; of others nobody can say."""
     machine, pid, started = writer
-    return machine == _machine() and _start_time(int(pid)) != started
+    return bool(machine == _machine() and _start_time(int(pid)) != started)

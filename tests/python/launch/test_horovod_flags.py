@@ -20,7 +20,7 @@ BARE = (
     "--no-timeline-mark-cycles", "--stall-check", "--no-stall-check", "--mpi-threads-disable",
     "--no-mpi-threads-disable", "--tcp", "--log-with-timestamp", "--log-without-timestamp",
     "--log-hide-timestamp", "--no-log-hide-timestamp", "-prefix-timestamp",
-    "--prefix-output-with-timestamp", "--gloo", "--mpi", "--jsrun",
+    "--prefix-output-with-timestamp", "--gloo", "--jsrun",
 )  # fmt: skip
 VALUED = {
     "--num-proc": "2", "--start-timeout": "60", "--network-interfaces": "eth0,eth1",
@@ -121,10 +121,11 @@ def test_mistakes_name_the_flag_and_the_value(words, message):
 
 
 def test_flags_without_effect_say_why_once_per_reason():
-    notes = job("--cycle-time-ms", "1", "--mpi", "--mpi-args", "-x A", "--mpi").notes
+    notes = job("--cycle-time-ms", "1", "--gloo", "--gloo", "--mpi-args", "-x A").notes
     assert notes == [
         "--cycle-time-ms has no effect: the engine acts when tensors are ready, not in cycles",
-        "--mpi, --mpi-args have no effect: hora does not use MPI",
+        "--gloo has no effect: hora has its own control plane instead of Gloo",
+        "--mpi-args has no effect: horarun starts the ranks itself without --mpi",
     ]
 
 

@@ -1,0 +1,64 @@
+"""Ranks that srun starts, on one and on two nodes of a real Slurm."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from ranks import check_ranks, rank_words
+from slurm import Slurm, why_impossible
+
+pytest.importorskip("torch")
+pytest.importorskip("hora._core")
+if reason := why_impossible():
+    pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with Slurm(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def meeting(tmp_path):
+    """The ranks' environment: a folder for their files."""
+    return {"HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        (("-N", "1", "-n", "2"), [2]),
+        (("-N", "2", "-n", "4", "-m", "block"), [2, 2]),
+        (("-N", "2", "-n", "3", "-m", "block"), [2, 1]),
+    ],
+    ids=["one node", "two nodes", "unequal nodes"],
+)
+def test_ranks_of_srun_meet(slurm, tmp_path, meeting, options, sizes):
+    words = ("srun", "--overcommit", *options, *rank_words(tmp_path))
+    code, out, err = slurm.run(*words, env=meeting)
+    assert code == 0, out + err
+    check_ranks(tmp_path, sizes, "slurm")
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_ranks_that_go_round_the_nodes_are_refused(slurm, tmp_path, meeting):
+    options = ("--overcommit", "-N", "2", "-n", "4", "-m", "cyclic")
+    code, _, err = slurm.run("srun", *options, *rank_words(tmp_path), env=meeting)
+    assert code != 0
+    assert "srun --distribution=block does so" in err
+
+
+def test_horarun_starts_srun_in_an_allocation(slurm, tmp_path, meeting):
+    launcher = (sys.executable, "-m", "hora.launch", "--slurm", "-np", "4", "--slurm-options")
+    words = (*launcher, "--overcommit -N 2", "--", *rank_words(tmp_path))
+    code, out, err = slurm.run("salloc", "-N", "2", "-n", "2", *words, env=meeting)
+    assert code == 0, out + err
+    check_ranks(tmp_path, [2, 2], "slurm")
+
+
+def test_horarun_returns_a_ranks_exit_code(slurm, meeting):
+    launcher = (sys.executable, "-m", "hora.launch", "--slurm", "-np", "1")
+    code, _, err = slurm.run("salloc", "-n", "1", *launcher, "sh", "-c", "exit 7", env=meeting)
+    assert code == 7, err
