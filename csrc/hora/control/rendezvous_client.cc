@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "hora/base/format.h"
-#include "hora/control/rendezvous_message.h"
 #include "hora/base/unique_fd.h"
+#include "hora/control/rendezvous_message.h"
 
 namespace hora {
 namespace {

@@ -11,8 +11,8 @@
 #include "hora/base/clock.h"
 #include "hora/base/result.h"
 #include "hora/base/status.h"
-#include "hora/control/host_group.h"
 #include "hora/base/unique_fd.h"
+#include "hora/control/host_group.h"
 
 namespace hora {
 

@@ -9,9 +9,9 @@
 #include "hora/base/clock.h"
 #include "hora/base/rank_set.h"
 #include "hora/base/result.h"
+#include "hora/base/unique_fd.h"
 #include "hora/control/host_group.h"
 #include "hora/control/rendezvous_message.h"
-#include "hora/base/unique_fd.h"
 
 namespace hora {
 

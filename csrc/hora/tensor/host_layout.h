@@ -19,9 +19,7 @@ class HostLayout {
   int size() const { return std::accumulate(sizes_.begin(), sizes_.end(), 0); }
   int size_of(int host) const { return sizes_[static_cast<std::size_t>(host)]; }
   // The first rank of a host, which leads it.
-  int first_of(int host) const {
-    return std::accumulate(sizes_.begin(), sizes_.begin() + host, 0);
-  }
+  int first_of(int host) const { return std::accumulate(sizes_.begin(), sizes_.begin() + host, 0); }
   int host_of(int rank) const {
     int host = 0;
     for (; rank >= size_of(host); ++host) rank -= size_of(host);

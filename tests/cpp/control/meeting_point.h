@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "hora/control/host_group.h"
 #include "hora/base/unique_fd.h"
+#include "hora/control/host_group.h"
 
 namespace hora {
 
