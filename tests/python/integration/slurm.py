@@ -107,7 +107,8 @@ class Slurm:
             f"SlurmctldPidFile={folder}/ctld.pid\nSlurmdPidFile={folder}/d.%n.pid\n"
             f"SlurmctldLogFile={folder}/ctld.log\nSlurmdLogFile={folder}/d.%n.log\n"
             "ProctrackType=proctrack/pgid\nTaskPlugin=task/none\nSelectType=select/cons_tres\n"
-            "SelectTypeParameters=CR_Core\nMpiDefault=none\nReturnToService=2\nSwitchType=switch/none\n"
+            "SelectTypeParameters=CR_Core\nMpiDefault=none\nReturnToService=2\n"
+            "SwitchType=switch/none\n"
             "JobAcctGatherType=jobacct_gather/none\nAccountingStorageType=accounting_storage/none\n"
             "SlurmdParameters=config_overrides\n"
             + "".join(
