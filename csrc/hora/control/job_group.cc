@@ -15,6 +15,7 @@
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
 #include "hora/base/unique_fd.h"
+#include "hora/net/hello.h"
 #include "hora/net/network_interface.h"
 #include "hora/net/socket_address.h"
 #include "hora/net/store_client.h"
@@ -70,6 +71,12 @@ Status CheckCards(const std::vector<RankCard>& cards) {
                    "rank {} on {} was started with HORA_BACKEND={}, rank 0 on {} with {}: set the "
                    "same for all ranks",
                    rank, card.host, card.engine, cards[0].host, cards[0].engine);
+    }
+    if (card.data_plane != cards[0].data_plane) {
+      return Error(StatusCode::kMismatch,
+                   "rank {} on {} was started with HORA_DATA_PLANE={}, rank 0 on {} with {}: set "
+                   "the same for all ranks",
+                   rank, card.host, card.data_plane, cards[0].host, cards[0].data_plane);
     }
     const bool first = card.local_rank == 0;
     const bool follows = rank > 0 && card.local_rank == cards[rank - 1].local_rank + 1 &&
@@ -150,6 +157,7 @@ class Forming {
                         .address = group_.network->address().ToString(),
                         .rendezvous = point_.name,
                         .engine = options_.engine,
+                        .data_plane = std::string(ToString(options_.data)),
                         .tunables = options_.tunables};
     const Result<Meeting> meeting =
         group_.store->Meet(options_.rank, options_.size, Encode(mine), deadline_);

@@ -46,8 +46,8 @@ struct JobGroup {
 
 // Meets all other ranks at the store, forms the group of this host and opens the network to the
 // others. Blocks until everybody is there, or the timeout. Errors name who is missing or differs:
-// kTimeout, kMismatch (versions, engines, ranks that are not numbered host by host), and those of
-// FormHostGroup. May be retried after a failure.
+// kTimeout, kMismatch (versions, engines, protections, ranks that are not numbered host by host),
+// and those of FormHostGroup. May be retried after a failure.
 Result<JobGroup> FormJobGroup(const JobGroupOptions& options);
 
 }  // namespace hora

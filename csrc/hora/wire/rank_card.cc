@@ -18,8 +18,10 @@ std::string Encode(const RankCard& card) {
   const auto address = builder.CreateString(card.address);
   const auto rendezvous = builder.CreateString(card.rendezvous);
   const auto engine = builder.CreateString(card.engine);
+  const auto data_plane = builder.CreateString(card.data_plane);
   builder.Finish(wire::card::CreateRankCard(builder, version, card.local_rank, card.local_size,
-                                            host, address, rendezvous, engine, &tunables));
+                                            host, address, rendezvous, engine, data_plane,
+                                            &tunables));
   return {reinterpret_cast<const char*>(builder.GetBufferPointer()), builder.GetSize()};
 }
 
@@ -38,6 +40,7 @@ Result<RankCard> DecodeRankCard(std::string_view bytes) {
                   .address = card.address()->str(),
                   .rendezvous = card.rendezvous()->str(),
                   .engine = card.engine()->str(),
+                  .data_plane = card.data_plane()->str(),
                   .tunables = {.tuning = {.fusion_threshold_bytes = from.fusion_threshold_bytes(),
                                           .chunk_bytes = from.chunk_bytes(),
                                           .small_allreduce_bytes = from.small_allreduce_bytes(),

@@ -92,6 +92,14 @@ TEST(JobGroup, EnginesThatDifferAreTold) {
       "rank 3");
 }
 
+TEST(JobGroup, ProtectionsThatDifferAreTold) {
+  ExpectRefusal(
+      [](int rank, JobGroupOptions& options) {
+        if (rank == 3) options.data = Protection::kTls;
+      },
+      "HORA_DATA_PLANE=tls, rank 0");
+}
+
 TEST(JobGroup, WhoIsMissingIsNamed) {
   const StoreJob job;
   const HostLayout layout({2, 1});
