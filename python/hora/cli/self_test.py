@@ -245,7 +245,11 @@ def _signals() -> Iterator[None]:
             signal.signal(one, signal.SIG_IGN)
         raise _Ended(signum)
 
-    before = {signum: signal.signal(signum, end) for signum in _ENDED_BY}
+    # Below nohup, the end of the terminal is to be ignored.
+    taken = [
+        one for one in _ENDED_BY if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN
+    ]
+    before = {signum: signal.signal(signum, end) for signum in taken}
     try:
         yield
     finally:
