@@ -64,9 +64,10 @@ begun = time.monotonic()
 try:
     hvd.init()
 except hvd.HoraError as error:
-    with open(path + ".tmp", "w") as out:
+    draft = f"{path}.{os.getpid()}.tmp"
+    with open(draft, "w") as out:
         out.write(f"{time.monotonic() - begun} {error}")
-    os.rename(path + ".tmp", path)
+    os.rename(draft, path)
     # Stay until all have spoken: whoever leaves first makes the launcher end the others.
     while len([n for n in os.listdir(folder) if n[:5] == "error" and n[-1] != "p"]) < 4:
         time.sleep(0.02)
@@ -310,11 +311,13 @@ def test_another_version_elsewhere(two, tmp_path):
     init = tmp_path / "hora" / "__init__.py"
     init.write_text(init.read_text().replace(f'"{hora.__version__}"', '"99.1.2"'))
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    # It is told where this hora lies ("-c", code, folder), and takes the other.
+    words = f'export PYTHONPATH={tmp_path}; exec {sys.executable} "$1" "$2" {tmp_path}'
+    python.write_text(f"#!/bin/sh\n{words}\n")
     python.chmod(0o755)
     begun = time.monotonic()
-    words = ("-H", "h1:1,h2:1", "--remote-python", str(python), "true")
-    code, _, err = two.run("h1", two.horarun(*words))
+    options = ("-H", "h1:1,h2:1", "--remote-python", str(python))
+    code, _, err = two.run("h1", two.horarun(*options, "true"))
     assert code == 126, err
     assert f"h2: hora 99.1.2 is installed there, but {hora.__version__} here" in err
     assert time.monotonic() - begun < LIMIT_S
