@@ -10,6 +10,7 @@ import sys
 
 import psutil
 import pytest
+from hosts import Hosts, why_impossible
 
 pytest.importorskip("torch")
 
@@ -61,6 +62,18 @@ def test_a_mistake_in_an_option_is_explained():
     done = run("--bakend", "gloo")
     assert done.returncode == 2
     assert "did you mean --backend?" in done.stderr
+
+
+@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible() or "possible")
+def test_over_two_hosts(tmp_path):
+    with Hosts(2, tmp_path) as hosts:
+        flags = hosts.horarun()[3:]  # after python -m hora.launch
+        words = [sys.executable, "-m", "hora.cli", "test", "--seconds", "2", "--json", *flags]
+        code, out, err = hosts.run("h1", [*words, "-H", "h1:1,h2:1"], limit_s=DEADLINE_S)
+    assert code == 0, out + err
+    report = json.loads(out)
+    assert (report["ranks"], report["hosts"]) == (2, 2)
+    assert report["parts"]["a dying rank"]["state"] == "passed"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
