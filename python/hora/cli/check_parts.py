@@ -249,7 +249,7 @@ def _run(words: list[str], environ: dict[str, str] | None = None) -> tuple[int, 
 
 def _one_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[0].strip() if lines else "nothing"
+    return " ".join(lines[0].split()) if lines else "nothing"
 
 
 def version_findings(hora_version: str) -> list[Finding]:

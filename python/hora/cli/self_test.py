@@ -68,6 +68,7 @@ def main(words: Sequence[str]) -> int:
     args, flags = parser.parse_known_args(words)
     flags = _flags(args, flags)
     try:
+        flags = _sized(flags)
         spec = parse([*flags, "--", sys.executable], "hora test")
     except UsageError as error:
         print(f"hora test: {error}\nTry 'hora test --help'.", file=sys.stderr)
@@ -123,11 +124,23 @@ def _flags(args: argparse.Namespace, others: Sequence[str]) -> list[str]:
     for flag in ("hosts", "hostfile"):
         if getattr(args, flag) is not None:
             flags.append(f"--{flag}={getattr(args, flag)}")
-    size = args.size
-    if size is None and not (args.hosts or args.hostfile or others):
-        size = str(max(2, min(_MOST_DEFAULT_RANKS, len(os.sched_getaffinity(0)))))
-    if size is not None:
-        flags.append(f"--num-proc={size}")
+    if args.size is not None:
+        flags.append(f"--num-proc={args.size}")
+    return flags
+
+
+def _sized(flags: list[str]) -> list[str]:
+    """With a number of ranks, where the flags leave that open. Raises UsageError."""
+    command = ["--", sys.executable]
+    try:
+        parse([*flags, *command], "hora test")
+    except UsageError:
+        size = max(2, min(_MOST_DEFAULT_RANKS, len(os.sched_getaffinity(0))))
+        sized = [*flags, f"--num-proc={size}"]
+        if not any(flag.startswith("--num-proc=") for flag in flags):
+            parse([*sized, *command], "hora test")
+            return sized
+        raise
     return flags
 
 

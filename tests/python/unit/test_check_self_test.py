@@ -181,6 +181,22 @@ def test_other_options_are_horaruns():
     assert flags == ["--ssh-port", "2222", "--backend", "gloo", "--hosts=h1:2"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "added"),
+    [
+        ([], True),
+        (["--backend=gloo"], True),
+        (["--num-proc=3"], False),
+        (["--nproc-per-node=2"], False),
+        (["--hosts=localhost:2"], False),
+    ],
+)
+def test_a_number_of_ranks_is_chosen_where_it_is_open(flags, added):
+    sized = self_test._sized(flags)
+    assert sized[: len(flags)] == flags
+    assert (len(sized) == len(flags) + 1) is added
+
+
 def test_what_is_no_message_is_not_taken_for_one():
     report = Report()
     with pytest.raises((LookupError, TypeError, ValueError)):
