@@ -52,6 +52,8 @@ def test_horarun_starts_the_mpirun_that_is_found(family, tmp_path, meeting):
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "mpirun").symlink_to(shutil.which(f"mpirun.{family}"))
+    if proxy := shutil.which("hydra_pmi_proxy"):  # MPICH's mpirun looks for it beside itself
+        (tools / "hydra_pmi_proxy").symlink_to(proxy)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     launcher = [sys.executable, "-m", "hora.launch", "--mpi", "-np", "4"]
     extra = ["--mpi-args", " ".join(OPTIONS[family])] if OPTIONS[family] else []

@@ -173,7 +173,7 @@ class FakeCore:
 
     # --- what hora._core has ---
 
-    def init(self, topology, rendezvous, key, listen_fd):
+    def init(self, topology, rendezvous, key, listen_fd, store="", job_id="", interfaces=()):
         if self.fail_init is not None:
             raise self.fail_init
         self.starts += 1
