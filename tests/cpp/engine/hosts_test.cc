@@ -33,9 +33,9 @@ class EngineOnHosts : public ::testing::TestWithParam<std::vector<int>> {};
 INSTANTIATE_TEST_SUITE_P(Layouts, EngineOnHosts,
                          ::testing::Values(std::vector<int>{1, 1}, std::vector<int>{2, 2},
                                            std::vector<int>{2, 1}, std::vector<int>{3, 1, 2}),
-                         [](const auto& info) {
+                         [](const auto& layout) {
                            std::string name;
-                           for (const int ranks : info.param) name += std::to_string(ranks);
+                           for (const int ranks : layout.param) name += std::to_string(ranks);
                            return name;
                          });
 

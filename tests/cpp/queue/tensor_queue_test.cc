@@ -157,10 +157,11 @@ TEST(Handle, CompletesOnce) {
 }
 
 TEST(Gathered, IsAlignedAndMayBeEmpty) {
-  Gathered gathered({1, 2}, 12);
+  const auto memory = std::make_shared<ResultMemory>(1u << 20);
+  Gathered gathered({1, 2}, 12, memory);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(gathered.bytes().data()) % 64, 0u);
   EXPECT_EQ(gathered.bytes().size(), 12u);
-  EXPECT_TRUE(Gathered({0, 0}, 0).bytes().empty());
+  EXPECT_TRUE(Gathered({0, 0}, 0, memory).bytes().empty());
 }
 
 }  // namespace
