@@ -12,6 +12,7 @@
 #include "hora/shm/board.h"
 #include "hora/tensor/host_layout.h"
 #include "hora/tensor/rank_names.h"
+#include "hora/tensor/result_memory.h"
 #include "hora/wire/tunables.h"
 
 namespace hora {
