@@ -88,9 +88,10 @@ Status TcpExchange::Await(Done done) {
   for (unsigned looks = 1;; ++looks) {
     const Result<bool> moved = MoveSome();
     if (!moved) return Broken(failed_peer_, moved.error());
-    if (done()) return Status::Ok();
+    // Also where nothing is left to wait for: whoever is always behind never waits.
     const Result<bool> gave_way = GiveWay();
     if (!gave_way) return Fail(gave_way.error());
+    if (done()) return Status::Ok();
     idle_looks = *moved || *gave_way ? 0 : idle_looks + 1;
     if (idle_looks > quick_looks || looks % kLooksPerQuestion == 0) {
       if (Status status = Lost(); !status.ok()) return Fail(std::move(status));
