@@ -72,7 +72,7 @@ void CheckCall(const CollectiveCall& call, int self, int size) {
   const int root = call.params.root_rank;
   switch (call.params.kind) {
     case OpKind::kAllreduce:
-      CheckOneToOne(call, !call.absent.Contains(self));
+      CheckOneToOne(call, call.absent.empty() || !call.absent.Contains(self));
       return CheckReduction(call);
     case OpKind::kReducescatter:
       CheckReducescatter(call, static_cast<std::size_t>(self));
@@ -88,6 +88,12 @@ void CheckCall(const CollectiveCall& call, int self, int size) {
     case OpKind::kJoin:
       return;
   }
+}
+
+bool CpuCan(const OpParams& params) {
+  if (params.device.type != DeviceType::kCpu) return false;
+  const bool reduces = params.kind == OpKind::kAllreduce || params.kind == OpKind::kReducescatter;
+  return !reduces || IsReducible(params.dtype, params.reduce_op);
 }
 
 }  // namespace hora

@@ -9,4 +9,7 @@ namespace hora {
 // broken promise would be a write out of bounds in an algorithm.
 void CheckCall(const CollectiveCall& call, int self, int size);
 
+// Whether an operation is on host memory, and a reduction one that the kernels can do.
+bool CpuCan(const OpParams& params);
+
 }  // namespace hora

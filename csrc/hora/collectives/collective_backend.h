@@ -39,6 +39,9 @@ struct CollectiveCall {
   InPlacePlan* in_place = nullptr;
 };
 
+// Up to here it costs less that every rank reduces everything than that all meet a second time.
+inline constexpr std::size_t kDefaultSmallBytes = 4u << 10;
+
 class CollectiveBackend {
  public:
   virtual ~CollectiveBackend() = default;

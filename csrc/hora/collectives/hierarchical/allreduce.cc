@@ -1,6 +1,6 @@
+#include "hora/collectives/alone.h"
 #include "hora/collectives/hierarchical/hierarchical_backend.h"
 #include "hora/collectives/hierarchical/lane_shares.h"
-#include "hora/collectives/shm/algorithms.h"
 
 namespace hora {
 namespace {

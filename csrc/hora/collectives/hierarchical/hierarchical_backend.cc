@@ -5,7 +5,6 @@
 #include "hora/base/check.h"
 #include "hora/collectives/check_call.h"
 #include "hora/collectives/hierarchical/lane_shares.h"
-#include "hora/collectives/shm/algorithms.h"
 
 namespace hora {
 

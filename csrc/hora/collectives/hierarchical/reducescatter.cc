@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "hora/collectives/alone.h"
 #include "hora/collectives/hierarchical/hierarchical_backend.h"
 #include "hora/collectives/hierarchical/host_blocks.h"
 #include "hora/collectives/hierarchical/lane_shares.h"
-#include "hora/collectives/shm/algorithms.h"
 
 namespace hora {
 

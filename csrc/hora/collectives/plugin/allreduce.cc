@@ -2,9 +2,9 @@
 #include <cstring>
 #include <limits>
 
+#include "hora/collectives/alone.h"
 #include "hora/collectives/plugin/library_group.h"
 #include "hora/collectives/plugin/staging.h"
-#include "hora/collectives/shm/algorithms.h"
 #include "hora/kernels/reduce.h"
 
 namespace hora {

@@ -5,10 +5,9 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/collectives/alone.h"
 #include "hora/collectives/check_call.h"
 #include "hora/collectives/plugin/library_group.h"
-#include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 
 namespace hora {
 namespace {
@@ -48,21 +47,6 @@ int GetFromStore(void* store, const char* key, void* value, std::size_t* bytes,
   std::memcpy(value, found->data(), found->size());
   *bytes = found->size();
   return 0;
-}
-
-void RunAlone(CollectiveCall& call) {
-  switch (call.params.kind) {
-    case OpKind::kAllreduce:
-    case OpKind::kReducescatter:
-      return ReduceAlone(call.inputs[0], call.outputs[0], SpecOf(call));
-    case OpKind::kAllgather:
-    case OpKind::kAlltoall:
-    case OpKind::kBroadcast:
-      return CopyPieces(call.inputs[0], call.outputs[0], 0, call.outputs[0].size());
-    case OpKind::kBarrier:
-    case OpKind::kJoin:
-      return;
-  }
 }
 
 Status Run(LibraryGroup group, PluginStaging staging, CollectiveCall& call) {
@@ -125,11 +109,7 @@ PluginBackend::~PluginBackend() {
   if (group_ != nullptr) plugin_->destroy(group_);
 }
 
-bool PluginBackend::Supports(const OpParams& params) const {
-  if (params.device.type != DeviceType::kCpu) return false;
-  const bool reduces = params.kind == OpKind::kAllreduce || params.kind == OpKind::kReducescatter;
-  return !reduces || IsReducible(params.dtype, params.reduce_op);
-}
+bool PluginBackend::Supports(const OpParams& params) const { return CpuCan(params); }
 
 void PluginBackend::Retune(const Tuning&) {}  // the library has its own
 

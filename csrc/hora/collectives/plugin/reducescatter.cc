@@ -1,6 +1,6 @@
+#include "hora/collectives/alone.h"
 #include "hora/collectives/plugin/library_group.h"
 #include "hora/collectives/plugin/staging.h"
-#include "hora/collectives/shm/algorithms.h"
 #include "hora/kernels/reduce.h"
 
 namespace hora {

@@ -2,8 +2,9 @@
 #include <numeric>
 #include <span>
 
+#include "hora/collectives/chunks.h"
+#include "hora/collectives/paired_pieces.h"
 #include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 #include "hora/collectives/shm/streaming.h"
 
 namespace hora {

@@ -1,8 +1,10 @@
 #include <span>
 #include <vector>
 
+#include "hora/collectives/alone.h"
+#include "hora/collectives/chunks.h"
+#include "hora/collectives/paired_pieces.h"
 #include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 #include "hora/collectives/shm/streaming.h"
 #include "hora/kernels/reduce.h"
 
@@ -215,31 +217,6 @@ class Allreduce {
 };
 
 }  // namespace
-
-Chunks Chunks::Of(std::uint64_t total, std::size_t max_bytes) {
-  if (total == 0) return {};
-  const std::uint64_t count = (total + max_bytes - 1) / max_bytes;
-  const std::uint64_t even = (total + count - 1) / count;
-  // Rounding up may leave nothing for the last chunk: count again.
-  const std::uint64_t bytes = (even + 63) / 64 * 64;
-  return {(total + bytes - 1) / bytes, static_cast<std::size_t>(bytes), total};
-}
-
-ReduceSpec SpecOf(const CollectiveCall& call) {
-  return {.dtype = call.params.dtype,
-          .op = call.params.reduce_op,
-          .prescale = call.params.prescale,
-          .postscale = call.params.postscale,
-          .divisor = call.divisor};
-}
-
-void ReduceAlone(ByteStream& input, ByteStream& output, const ReduceSpec& spec) {
-  const std::size_t element_bytes = SizeOf(spec.dtype);
-  const auto reduce = [&](const std::byte* from, std::byte* to, std::size_t bytes) {
-    Reduce(spec, {&from, 1}, {&to, 1}, bytes / element_bytes);
-  };
-  ForEachPair(input, output, 0, input.size(), reduce);
-}
 
 Status ShmAllreduce(StepWindows& windows, ReduceState& state, CollectiveCall& call) {
   return Allreduce(windows, state, call).Run();

@@ -1,5 +1,6 @@
+#include "hora/collectives/chunks.h"
+#include "hora/collectives/paired_pieces.h"
 #include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 
 namespace hora {
 namespace {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <random>
 
-#include "hora/collectives/shm/paired_pieces.h"
+#include "hora/collectives/paired_pieces.h"
 
 namespace hora {
 namespace {

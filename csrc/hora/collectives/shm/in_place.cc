@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "hora/collectives/alone.h"
 #include "hora/kernels/reduce.h"
 
 namespace hora {

@@ -1,7 +1,9 @@
 #include <algorithm>
 
+#include "hora/collectives/alone.h"
+#include "hora/collectives/chunks.h"
+#include "hora/collectives/paired_pieces.h"
 #include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 
 namespace hora {
 namespace {

@@ -6,7 +6,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "hora/collectives/shm/paired_pieces.h"
+#include "hora/collectives/paired_pieces.h"
 
 namespace hora {
 namespace {

@@ -1,7 +1,7 @@
 // Operations that only move bytes.
 #include <numeric>
 
-#include "hora/collectives/shm/paired_pieces.h"
+#include "hora/collectives/paired_pieces.h"
 #include "hora/collectives/tcp/algorithms.h"
 
 namespace hora {

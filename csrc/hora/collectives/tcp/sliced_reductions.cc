@@ -1,9 +1,10 @@
 // Reductions whose slices meet at one rank each.
 #include <array>
 
+#include "hora/collectives/alone.h"
+#include "hora/collectives/chunks.h"
+#include "hora/collectives/paired_pieces.h"
 #include "hora/collectives/plugin/staging.h"
-#include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 #include "hora/collectives/tcp/algorithms.h"
 
 namespace hora {

@@ -2,9 +2,8 @@
 
 #include <utility>
 
+#include "hora/collectives/alone.h"
 #include "hora/collectives/check_call.h"
-#include "hora/collectives/shm/algorithms.h"
-#include "hora/collectives/shm/paired_pieces.h"
 #include "hora/collectives/tcp/algorithms.h"
 
 namespace hora {
@@ -41,35 +40,12 @@ class TcpBackend::State {
   TcpStaging staging_;
 };
 
-namespace {
-
-void RunAlone(CollectiveCall& call) {
-  switch (call.params.kind) {
-    case OpKind::kAllreduce:
-    case OpKind::kReducescatter:
-      return ReduceAlone(call.inputs[0], call.outputs[0], SpecOf(call));
-    case OpKind::kAllgather:
-    case OpKind::kAlltoall:
-    case OpKind::kBroadcast:
-      return CopyPieces(call.inputs[0], call.outputs[0], 0, call.outputs[0].size());
-    case OpKind::kBarrier:
-    case OpKind::kJoin:
-      return;
-  }
-}
-
-}  // namespace
-
 TcpBackend::TcpBackend(std::vector<std::optional<Channel>> channels, TcpBackendOptions options)
     : state_(std::make_unique<State>(std::move(channels), std::move(options))) {}
 
 TcpBackend::~TcpBackend() = default;
 
-bool TcpBackend::Supports(const OpParams& params) const {
-  if (params.device.type != DeviceType::kCpu) return false;
-  const bool reduces = params.kind == OpKind::kAllreduce || params.kind == OpKind::kReducescatter;
-  return !reduces || IsReducible(params.dtype, params.reduce_op);
-}
+bool TcpBackend::Supports(const OpParams& params) const { return CpuCan(params); }
 
 void TcpBackend::Retune(const Tuning& /*tuning*/) {}  // what it has is of shared memory
 
