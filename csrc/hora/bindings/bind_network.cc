@@ -1,3 +1,4 @@
+#include <pthread.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -29,7 +30,8 @@ SocketAddress AddressFrom(const std::string& text) {
   return *address;
 }
 
-// The store of a job; Python's owner may close it before it is collected.
+// The store of a job; Python's owner may close it before it is collected. The child of a fork
+// neither keeps its sockets open nor ends it.
 class Server {
  public:
   Server(const std::string& address, std::string job_id, const py::bytes& key) {
@@ -41,16 +43,35 @@ class Server {
     if (!server) Raise(server.error());
     server_ = std::move(*server);
     address_ = server_->address().ToString();
+    [[maybe_unused]] static const int registered = pthread_atfork(nullptr, nullptr, InChildOfFork);
+    Living().push_back(this);
   }
   ~Server() { Close(); }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
 
   const std::string& address() const { return address_; }
   void Close() {
+    std::erase(Living(), this);
     const py::gil_scoped_release release;
     server_.reset();
   }
 
  private:
+  // Those of this process; changed with the GIL held.
+  static std::vector<Server*>& Living() {
+    static auto* living = new std::vector<Server*>();
+    return *living;
+  }
+
+  static void InChildOfFork() {
+    for (Server* server : Living()) {
+      // Never destroyed: the thread that its destructor would join is the parent's.
+      server->server_.release()->CloseInForkedChild();
+    }
+    Living().clear();
+  }
+
   std::unique_ptr<StoreServer> server_;
   std::string address_;
 };

@@ -120,10 +120,14 @@ Result<NetworkHello> CheckHello(const HelloBytes& theirs, const NetworkHello& ou
     return Fail(Status(StatusCode::kPeerFailed, "repeats what this process, or one like it, says"));
   }
   if (hello.protection != ours.protection) {
+    // Checksums are of the data plane alone, MACs of the control plane alone.
+    const bool is_of_data =
+        hello.protection == Protection::kChecksum || ours.protection == Protection::kChecksum;
     return Fail(Error(StatusCode::kInvalidArgument,
-                      "wants the protection '{}', this process '{}'; set HORA_DATA_PLANE to the "
-                      "same value on every host",
-                      ToString(hello.protection), ToString(ours.protection)));
+                      "wants the protection '{}', this process '{}'; set {} to the same value on "
+                      "every host",
+                      ToString(hello.protection), ToString(ours.protection),
+                      is_of_data ? "HORA_DATA_PLANE" : "HORA_CONTROL_PLANE"));
   }
   return hello;
 }

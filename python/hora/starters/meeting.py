@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -107,6 +108,8 @@ def _decide(
     except HoraError as error:
         return {"problem": f"rank 0 cannot open the job's store: {error}"}, None, None
     words["store"] = store.address
+    where = f"{position.size} ranks on {len(hosts)} hosts" if len(hosts) > 1 else "one host"
+    print(f"hora: {where}; the store listens on {store.address}", file=sys.stderr, flush=True)
     return words, None, store
 
 

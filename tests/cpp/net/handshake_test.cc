@@ -153,7 +153,9 @@ TEST_P(HandshakeTest, NamesBothProtectionsAndTheSetting) {
   for (const Protection other : {Protection::kTls, Protection::kMac, Protection::kChecksum}) {
     if (other == GetParam()) continue;
     Relayed relayed(DiallerOptions(other), Listens());
-    relayed.ExpectRefused(StatusCode::kInvalidArgument, "HORA_DATA_PLANE");
+    const bool is_of_data = other == Protection::kChecksum || GetParam() == Protection::kChecksum;
+    relayed.ExpectRefused(StatusCode::kInvalidArgument,
+                          is_of_data ? "HORA_DATA_PLANE" : "HORA_CONTROL_PLANE");
     relayed.ExpectRefused(StatusCode::kInvalidArgument, ToString(other));
     relayed.ExpectRefused(StatusCode::kInvalidArgument, ToString(GetParam()));
   }
