@@ -4,6 +4,7 @@
 #include <gloo/allreduce.h>
 #include <gloo/alltoallv.h>
 #include <gloo/broadcast.h>
+#include <gloo/config.h>
 #include <gloo/rendezvous/store.h>
 #include <gloo/transport/tcp/device.h>
 
@@ -61,6 +62,17 @@ std::shared_ptr<gloo::transport::Device> DeviceAt(const char* address) {
 }
 
 }  // namespace
+
+plugin::Description GlooGroup::Describe() {
+  constexpr int kVersion[] = {GLOO_VERSION_MAJOR, GLOO_VERSION_MINOR, GLOO_VERSION_PATCH};
+  return {.text = "Gloo " + std::to_string(kVersion[0]) + "." + std::to_string(kVersion[1]) + "." +
+                  std::to_string(kVersion[2]) + " over TCP (not encrypted)",
+          .refusal = ""};
+}
+
+bool GlooGroup::Reduces(hora_plugin_element element) noexcept {
+  return ReductionFor(element) != nullptr;
+}
 
 GlooGroup::GlooGroup(const hora_plugin_group& group)
     : timeout_(group.timeout_ms),

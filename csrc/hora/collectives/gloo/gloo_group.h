@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hora/collectives/plugin/plugin_abi.h"
+#include "hora/collectives/plugin/plugin_table.h"
 
 namespace hora::gloo_plugin {
 
@@ -18,6 +19,10 @@ namespace hora::gloo_plugin {
 // group is lost. One thread at a time, except Abort.
 class GlooGroup {
  public:
+  static plugin::Description Describe();
+  // What Gloo itself reduces; see ReductionFor.
+  static bool Reduces(hora_plugin_element element) noexcept;
+
   // Blocks until all ranks have come.
   explicit GlooGroup(const hora_plugin_group& group);
   ~GlooGroup();

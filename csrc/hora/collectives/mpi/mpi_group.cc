@@ -95,7 +95,11 @@ void CheckRanks(const hora_plugin_group& group) {
 
 }  // namespace
 
-bool Reduces(hora_plugin_element element) {
+plugin::Description MpiGroup::Describe() {
+  return {.text = MpiProcess::Version(), .refusal = MpiProcess::WhyNot()};
+}
+
+bool MpiGroup::Reduces(hora_plugin_element element) noexcept {
   const auto op = static_cast<ReduceOp>(element.reduce_op);
   const MPI_Datatype type = TypeOf(static_cast<DType>(element.dtype), Wraps(op));
   return OpOf(op) != MPI_OP_NULL && type != MPI_DATATYPE_NULL;

@@ -11,20 +11,22 @@
 
 #include "hora/collectives/mpi/mpi_process.h"
 #include "hora/collectives/plugin/plugin_abi.h"
+#include "hora/collectives/plugin/plugin_table.h"
 
 namespace hora::mpi_plugin {
-
-// Whether MPI itself reduces such elements: sums and products of 32 and 64 bits, minima and maxima
-// of such integers that have a sign. Minima and maxima of floats would lose NaNs on some ranks.
-// Narrow integers and minima of those without a sign go wrong in common versions: Open MPI 4.1 adds
-// 8 and 16 bits with saturation, and it and MPICH 4.0 compare as if there were a sign.
-bool Reduces(hora_plugin_element element);
 
 // Owns the communicator. All functions throw what MPI says, also when they took longer than the
 // group's timeout; then the group is lost, and MPI may still write to the memory of the failed call
 // until the process ends. One thread at a time, except Abort.
 class MpiGroup {
  public:
+  static plugin::Description Describe();
+  // Whether MPI itself reduces such elements: sums and products of 32 and 64 bits, minima and
+  // maxima of such integers that have a sign. Minima and maxima of floats would lose NaNs on some
+  // ranks. Narrow integers and minima of those without a sign go wrong in common versions: Open MPI
+  // 4.1 adds 8 and 16 bits with saturation, and it and MPICH 4.0 compare as if there were a sign.
+  static bool Reduces(hora_plugin_element element) noexcept;
+
   // Blocks until all ranks of the group have come.
   explicit MpiGroup(const hora_plugin_group& group);
   ~MpiGroup();
