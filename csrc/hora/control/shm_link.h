@@ -1,21 +1,20 @@
 // A Link through a pair of rings on the host's board.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <memory>
 #include <vector>
 
+#include "hora/control/framing.h"
 #include "hora/control/link.h"
 #include "hora/shm/board.h"
 #include "hora/tensor/rank_names.h"
 
 namespace hora {
 
-// Frames are a 32-bit length and that many bytes, at most kMaxFrameBytes. Holds the board alive.
-// Nothing blocks; buffers are kept, so that the steady state does not allocate. Only NeedsAttention
-// may be called by threads that do not hold the progress context.
+// Holds the board alive. Nothing blocks; buffers are kept, so that the steady state does not
+// allocate. Only NeedsAttention may be called by threads that do not hold the progress context.
 class ShmLink final : public Link {
  public:
   // The up ring of a rank is written by it and read by its parent, the down ring vice versa.
@@ -32,12 +31,9 @@ class ShmLink final : public Link {
   const Status& status() const override { return status_; }
 
  private:
-  using Prefix = std::array<std::byte, 4>;
-
   ShmLink(std::shared_ptr<Board> board, int neighbour, int neighbour_name, ByteRing outgoing,
           ByteRing incoming);
 
-  void Keep(std::span<const std::byte> bytes);
   std::size_t Take(std::span<std::byte> to);
   void CheckOutgoing();
 
@@ -46,13 +42,10 @@ class ShmLink final : public Link {
   int neighbour_name_;  // its global rank
   ByteRing outgoing_;
   ByteRing incoming_;
-  std::vector<std::byte> unsent_;  // what the ring had no room for, from unsent_head_ on
-  std::size_t unsent_head_ = 0;
+  UnsentBytes unsent_;
   bool unsent_urgent_ = false;  // its last piece has to wake an idle neighbour, too
   std::atomic<bool> has_unsent_ = false;
-  Prefix prefix_{};  // of the frame being received
-  std::size_t prefix_received_ = 0;
-  std::vector<std::byte> partial_;  // its bytes so far
+  FrameReader reader_;
   Status status_;
 };
 

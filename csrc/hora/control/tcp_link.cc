@@ -2,19 +2,10 @@
 
 #include <poll.h>
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <utility>
-
-#include "hora/base/format.h"
-#include "hora/wire/limits.h"
 
 namespace hora {
 namespace {
-
-// A length is believed only as far as its bytes have come: memory grows by so much ahead of them.
-constexpr std::size_t kGrowth = 64u << 10;
 
 bool IsReady(int fd, short events) {
   pollfd one{fd, events, 0};
@@ -25,38 +16,29 @@ bool IsReady(int fd, short events) {
 
 TcpLink::TcpLink(Channel channel, int neighbour, std::shared_ptr<PeerNetwork> network,
                  std::function<void()> wake)
-    : channel_(std::move(channel)), neighbour_(neighbour), network_(std::move(network)) {
+    : channel_(std::move(channel)),
+      neighbour_(neighbour),
+      network_(std::move(network)),
+      reader_(neighbour) {
   network_->Watch(channel_.fd(), std::move(wake));
 }
 
 TcpLink::~TcpLink() { network_->Unwatch(channel_.fd()); }
 
 Status TcpLink::Send(std::span<const std::byte> frame, bool /*urgent*/) {
-  if (frame.size() > kMaxFrameBytes) {
-    return Error(StatusCode::kResource,
-                 "a control message of {} bytes to rank {} is too large; at most {} are allowed",
-                 frame.size(), neighbour_, kMaxFrameBytes);
-  }
+  const Result<FramePrefix> prefix = PrefixOf(frame, neighbour_);
+  if (!prefix) return prefix.error();
   if (!status_.ok() || gone_.load()) return status_;
-  const auto length = static_cast<std::uint32_t>(frame.size());
-  Keep(std::as_bytes(std::span(&length, 1)));
-  Keep(frame);
+  // Together with its length, so that a frame is one record on the wire.
+  unsent_.Keep(*prefix);
+  unsent_.Keep(frame);
   Flush();
   return status_;
 }
 
-// Together with its length, so that a frame is one record on the wire.
-void TcpLink::Keep(std::span<const std::byte> bytes) {
-  if (unsent_head_ > unsent_.size() / 2) {
-    unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(unsent_head_));
-    unsent_head_ = 0;
-  }
-  unsent_.insert(unsent_.end(), bytes.begin(), bytes.end());
-}
-
 bool TcpLink::Flush() {
-  while (!gone_.load() && unsent_head_ < unsent_.size()) {
-    const auto taken = channel_.Write(std::span<const std::byte>(unsent_).subspan(unsent_head_));
+  while (!gone_.load() && !unsent_.empty()) {
+    const auto taken = channel_.Write(unsent_.bytes());
     if (!taken) {
       Lose(taken.error());
       break;
@@ -65,16 +47,13 @@ bool TcpLink::Flush() {
       has_unsent_.store(true);
       return false;
     }
-    unsent_head_ += *taken;
+    unsent_.Drop(*taken);
   }
+  if (gone_.load()) unsent_.Clear();
   const Result<bool> flushed = gone_.load() ? Result<bool>(true) : channel_.Flush();
   if (!flushed) Lose(flushed.error());
   const bool done = !flushed || *flushed;
   has_unsent_.store(!done);
-  if (done) {
-    unsent_.clear();
-    unsent_head_ = 0;
-  }
   return done;
 }
 
@@ -86,37 +65,17 @@ void TcpLink::Lose(const Status& cause) {
 
 bool TcpLink::Receive(std::vector<std::byte>& frame) {
   if (!status_.ok() || gone_.load()) return false;
-  if (!Take(prefix_, prefix_received_)) return false;
-  std::uint32_t length = 0;
-  std::memcpy(&length, prefix_, sizeof(length));
-  if (length > kMaxFrameBytes) {
-    gone_.store(true);
-    status_ = Error(StatusCode::kInternal,
-                    "rank {} sent a control message of {} bytes; at most {} are allowed",
-                    neighbour_, length, kMaxFrameBytes);
-    return false;
-  }
-  while (partial_received_ < length) {
-    partial_.resize(std::min<std::size_t>(length, partial_received_ + kGrowth));
-    if (!Take(partial_, partial_received_)) return false;
-  }
-  partial_.resize(length);
-  std::swap(frame, partial_);
-  partial_received_ = 0;
-  prefix_received_ = 0;
-  return true;
+  const Result<bool> received =
+      reader_.Receive([this](std::span<std::byte> to) { return Take(to); }, frame);
+  if (!received) Lose(received.error());
+  return received && *received;
 }
 
-// Fills `to` as far as there is something; true when it is full.
-bool TcpLink::Take(std::span<std::byte> to, std::size_t& received) {
-  while (received < to.size()) {
-    const Result<std::size_t> got = channel_.Read(to.subspan(received));
-    if (!got) Lose(got.error());
-    has_unread_.store(channel_.HasUnread());
-    if (!got || *got == 0) return false;
-    received += *got;
-  }
-  return true;
+std::size_t TcpLink::Take(std::span<std::byte> to) {
+  const Result<std::size_t> got = channel_.Read(to);
+  if (!got) Lose(got.error());
+  has_unread_.store(channel_.HasUnread());
+  return got.value_or(0);
 }
 
 bool TcpLink::NeedsAttention() const {

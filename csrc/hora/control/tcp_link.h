@@ -7,15 +7,15 @@
 #include <memory>
 #include <vector>
 
+#include "hora/control/framing.h"
 #include "hora/control/link.h"
 #include "hora/net/channel.h"
 #include "hora/net/peer_network.h"
 
 namespace hora {
 
-// Owns the channel; frames are a 32-bit length and that many bytes, at most kMaxFrameBytes. Nothing
-// blocks. That the other end is gone is no error here: it may have left in order, and whether it
-// died is the business of Heartbeats.
+// Owns the channel. Nothing blocks. That the other end is gone is no error here: it may have left
+// in order, and whether it died is the business of Heartbeats.
 class TcpLink final : public Link {
  public:
   // `neighbour` is its global rank, for errors. `wake` is called on the network's thread after Arm.
@@ -31,22 +31,17 @@ class TcpLink final : public Link {
   const Status& status() const override { return status_; }
 
  private:
-  void Keep(std::span<const std::byte> bytes);
-  bool Take(std::span<std::byte> to, std::size_t& received);
+  std::size_t Take(std::span<std::byte> to);
   void Lose(const Status& cause);
 
   Channel channel_;
   const int neighbour_;
   const std::shared_ptr<PeerNetwork> network_;
-  std::vector<std::byte> unsent_;  // from unsent_head_ on
-  std::size_t unsent_head_ = 0;
+  UnsentBytes unsent_;
   std::atomic<bool> has_unsent_{false};
   std::atomic<bool> has_unread_{false};  // the channel has bytes that the socket no longer has
   std::atomic<bool> gone_{false};        // nothing more comes or goes
-  std::byte prefix_[4];
-  std::size_t prefix_received_ = 0;
-  std::vector<std::byte> partial_;
-  std::size_t partial_received_ = 0;
+  FrameReader reader_;
   Status status_;
 };
 

@@ -1,0 +1,42 @@
+#include "hora/control/framing.h"
+
+#include "hora/base/format.h"
+
+namespace hora {
+
+Result<FramePrefix> PrefixOf(std::span<const std::byte> frame, int neighbour) {
+  if (frame.size() > kMaxFrameBytes) {
+    return Fail(
+        Error(StatusCode::kResource,
+              "a control message of {} bytes to rank {} is too large; at most {} are allowed",
+              frame.size(), neighbour, kMaxFrameBytes));
+  }
+  const auto length = static_cast<std::uint32_t>(frame.size());
+  FramePrefix prefix;
+  std::memcpy(prefix.data(), &length, sizeof(length));
+  return prefix;
+}
+
+void UnsentBytes::Keep(std::span<const std::byte> bytes) {
+  // Moving the rest to the front costs no more than what has been sent since the last time.
+  if (head_ > bytes_.size() / 2) {
+    bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(head_));
+    head_ = 0;
+  }
+  bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+}
+
+void UnsentBytes::Drop(std::size_t sent) {
+  head_ += sent;
+  if (!empty()) return;
+  bytes_.clear();
+  head_ = 0;
+}
+
+Status FrameReader::TooLong(std::uint32_t length) const {
+  return Error(StatusCode::kInternal,
+               "rank {} sent a control message of {} bytes; at most {} are allowed", neighbour_,
+               length, kMaxFrameBytes);
+}
+
+}  // namespace hora
