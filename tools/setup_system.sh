@@ -2,7 +2,7 @@
 # Install the Debian packages that are missing, when that is possible: root and apt-get.
 # Otherwise say what must be there; libraries that are missing are then fetched by CMake.
 #
-# Usage: [HORA_SETUP_ALL=1] tools/setup_system.sh PYTHON
+# Usage: [HORA_SETUP_ALL=1] [HORA_SETUP_FUZZ=1] tools/setup_system.sh PYTHON
 set -euo pipefail
 
 python=$1
@@ -15,6 +15,10 @@ if [ -n "${HORA_SETUP_ALL:-}" ]; then wanted+=(openssh-server openssh-client ipr
 optional=(libgloo-dev libopenmpi-dev openmpi-bin libmpich-dev mpich)
 # For the tests of schedulers; these, too, install daemons, which the tests start by themselves.
 if [ -n "${HORA_SETUP_ALL:-}" ]; then optional+=(slurmctld slurmd slurm-client munge); fi
+# For the fuzz targets (make fuzz).
+if [ -n "${HORA_SETUP_ALL:-}${HORA_SETUP_FUZZ:-}" ]; then
+  optional+=(clang-14 libclang-rt-14-dev)
+fi
 # The interpreter's own packages: only when it is the system's and lacks them.
 "$python" -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 "$python" - <<'PY' 2>/dev/null || wanted+=(python3-dev)

@@ -35,15 +35,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::size_t piece = 1 + std::size_t{input.TakeByte()} * 37;
   const std::size_t properly = std::min<std::size_t>(input.TakeByte(), input.rest().size());
 
-  auto [a, b] = fuzz::SocketPair();
-  Handshake dialler(std::move(a), fuzz::OptionsOf(Handshake::Role::kDialler, protection));
-  Handshake listener(std::move(b), fuzz::OptionsOf(Handshake::Role::kListener, protection));
-  for (int i = 0; i < 8; ++i) {
-    dialler.Advance();
-    listener.Advance();
-  }
-  Channel sender = dialler.Take();
-  Channel receiver = listener.Take();
+  auto [sender, receiver] = fuzz::ChannelPair(protection);
   const auto sent = input.rest().first(properly);
   fuzz::Require(sender.Write(sent) == properly && sender.Flush());
   fuzz::Feed(sender.fd(), input.rest().subspan(properly));

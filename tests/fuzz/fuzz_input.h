@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "hora/base/unique_fd.h"
+#include "hora/net/channel.h"
 #include "hora/net/handshake.h"
 #include "hora/net/socket_io.h"
 
@@ -60,6 +61,23 @@ inline Handshake::Options OptionsOf(Handshake::Role role, Protection protection)
                              .mine = {.rank = role == Handshake::Role::kDialler ? 1 : 0}};
   options.credentials.key.fill(std::byte{0x5a});
   return options;
+}
+
+// The ends of an authenticated connection: who dialled, and who listened.
+inline std::pair<Channel, Channel> ChannelPair(Protection protection) {
+  auto [a, b] = SocketPair();
+  Handshake dialler(std::move(a), OptionsOf(Handshake::Role::kDialler, protection));
+  Handshake listener(std::move(b), OptionsOf(Handshake::Role::kListener, protection));
+  for (int i = 0; i < 8; ++i) {
+    dialler.Advance();
+    listener.Advance();
+  }
+  return {dialler.Take(), listener.Take()};
+}
+
+// A member of the job that says what the fuzzer chose, and leaves.
+inline void SayAndLeave(Channel sender, std::span<const std::byte> bytes) {
+  if (!bytes.empty()) Require(sender.Write(bytes) == bytes.size() && sender.Flush());
 }
 
 }  // namespace hora::fuzz

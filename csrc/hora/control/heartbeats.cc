@@ -1,7 +1,5 @@
 #include "hora/control/heartbeats.h"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -10,29 +8,17 @@ namespace hora {
 namespace {
 
 constexpr int kBeatsPerSilence = 4;
-constexpr std::size_t kTextBytes = 512;
-
-enum class Kind : std::uint8_t { kBeat = 1, kGoodbye = 2, kAbort = 3 };
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
 }  // namespace
-
-// Of one size: nothing to parse but four numbers.
-struct Heartbeats::Word {
-  Kind kind = Kind::kBeat;
-  StatusCode code = StatusCode::kOk;
-  std::uint16_t text_bytes = 0;
-  std::int32_t origin = -1;
-  char text[kTextBytes] = {};
-};
 
 struct Heartbeats::Connection {
   explicit Connection(Neighbour who) : neighbour(std::move(who)) {}
 
   Neighbour neighbour;
   std::vector<std::byte> unsent;  // mutex_
-  Word incoming;                  // the network's thread, as all below
+  HeartbeatWord incoming;         // the network's thread, as all below
   std::size_t received = 0;
   TimePoint heard = Now();
   bool over = false;
@@ -68,13 +54,13 @@ void Heartbeats::Beat() {
       continue;
     }
     const std::lock_guard lock(mutex_);
-    if (!goodbye_) Say(*each, Word{});
+    if (!goodbye_) Say(*each, HeartbeatWord{});
   }
 }
 
-void Heartbeats::Say(Connection& connection, const Word& word) {
+void Heartbeats::Say(Connection& connection, const HeartbeatWord& word) {
   // A neighbour that does not read is told nothing new: it is silent itself, or soon will be.
-  constexpr std::size_t kMostUnsent = 8 * sizeof(Word);
+  constexpr std::size_t kMostUnsent = 8 * sizeof(HeartbeatWord);
   const auto bytes = std::as_bytes(std::span(&word, 1));
   std::vector<std::byte>& unsent = connection.unsent;
   if (unsent.size() < kMostUnsent) unsent.insert(unsent.end(), bytes.begin(), bytes.end());
@@ -99,7 +85,7 @@ void Heartbeats::Listen(Connection& connection) {
     if (*got == 0) break;
     connection.heard = Now();
     connection.received += *got;
-    if (connection.received < sizeof(Word)) continue;
+    if (connection.received < sizeof(HeartbeatWord)) continue;
     connection.received = 0;
     if (!Hear(connection, connection.incoming)) connection.over = true;
   }
@@ -107,22 +93,16 @@ void Heartbeats::Listen(Connection& connection) {
 }
 
 // False when nothing more is expected.
-bool Heartbeats::Hear(Connection& connection, const Word& word) {
-  switch (word.kind) {
-    case Kind::kBeat:
-      return true;
-    case Kind::kGoodbye:
-      return false;
-    case Kind::kAbort: {
-      const std::size_t bytes = std::min<std::size_t>(word.text_bytes, kTextBytes);
-      board_->Abort(word.origin, Status(word.code, std::string(word.text, bytes)));
-      Tell();
-      return true;
-    }
+bool Heartbeats::Hear(Connection& connection, const HeartbeatWord& word) {
+  if (const Status status = word.Check(); !status.ok()) {
+    Lose(connection, status.message());
+    return false;
   }
-  Lose(connection, fmt::format("sent {} where only a beat, an abort or a goodbye is allowed",
-                               static_cast<int>(word.kind)));
-  return false;
+  if (word.kind == HeartbeatWord::Kind::kAbort) {
+    board_->Abort(word.origin, word.cause());
+    Tell();
+  }
+  return word.kind != HeartbeatWord::Kind::kGoodbye;
 }
 
 // After an abort this may only be a consequence, which the board knows: the first cause stays.
@@ -137,10 +117,7 @@ void Heartbeats::Lose(Connection& connection, const std::string& how) {
 }
 
 void Heartbeats::Tell() {
-  const Status cause = board_->abort_status();
-  Word word{.kind = Kind::kAbort, .code = cause.code(), .origin = board_->abort_origin()};
-  word.text_bytes = static_cast<std::uint16_t>(std::min(cause.message().size(), kTextBytes));
-  std::memcpy(word.text, cause.message().data(), word.text_bytes);
+  const HeartbeatWord word = HeartbeatWord::Abort(board_->abort_origin(), board_->abort_status());
   const std::lock_guard lock(mutex_);
   if (std::exchange(told_, true)) return;
   for (const auto& each : connections_) Say(*each, word);
@@ -149,7 +126,7 @@ void Heartbeats::Tell() {
 void Heartbeats::SayGoodbye() {
   const std::lock_guard lock(mutex_);
   if (std::exchange(goodbye_, true)) return;
-  for (const auto& each : connections_) Say(*each, Word{.kind = Kind::kGoodbye});
+  for (const auto& each : connections_) Say(*each, {.kind = HeartbeatWord::Kind::kGoodbye});
 }
 
 }  // namespace hora

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "hora/base/clock.h"
-#include "hora/base/status.h"
+#include "hora/control/heartbeat_word.h"
 #include "hora/net/channel.h"
 #include "hora/net/peer_network.h"
 #include "hora/shm/board.h"
@@ -42,15 +42,13 @@ class Heartbeats {
   void SayGoodbye();
 
  private:
-  // Texts are cut at what a board has room for.
-  struct Word;
   struct Connection;
 
   void Beat();
   void Listen(Connection& connection);
-  bool Hear(Connection& connection, const Word& word);
+  bool Hear(Connection& connection, const HeartbeatWord& word);
   void Lose(Connection& connection, const std::string& how);
-  void Say(Connection& connection, const Word& word);
+  void Say(Connection& connection, const HeartbeatWord& word);
 
   const int rank_;
   const Duration silence_;

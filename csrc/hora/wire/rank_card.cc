@@ -1,7 +1,9 @@
 #include "hora/wire/rank_card.h"
 
 #include <cstdint>
+#include <vector>
 
+#include "hora/base/format.h"
 #include "hora/wire/rank_card_generated.h"
 
 namespace hora {
@@ -26,12 +28,21 @@ std::string Encode(const RankCard& card) {
 }
 
 Result<RankCard> DecodeRankCard(std::string_view bytes) {
+  // FlatBuffers reads in place, which needs the alignment that the encoder assumed.
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(std::uint64_t) != 0) {
+    const std::vector<char> aligned(bytes.begin(), bytes.end());
+    return DecodeRankCard({aligned.data(), aligned.size()});
+  }
   const auto* const data = reinterpret_cast<const std::uint8_t*>(bytes.data());
   flatbuffers::Verifier verifier(data, bytes.size());
   if (bytes.empty() || !wire::card::VerifyRankCardBuffer(verifier)) {
     return Fail(Status(StatusCode::kInternal, "a rank's card cannot be read"));
   }
   const wire::card::RankCard& card = *wire::card::GetRankCard(data);
+  if (card.local_rank() < 0 || card.local_rank() >= card.local_size()) {
+    return Fail(Error(StatusCode::kInternal, "a rank's card says local rank {} of {}",
+                      card.local_rank(), card.local_size()));
+  }
   const wire::card::Tunables& from = *card.tunables();
   return RankCard{.version = card.version()->str(),
                   .local_rank = card.local_rank(),

@@ -24,7 +24,7 @@ struct RankCard {
 };
 
 std::string Encode(const RankCard& card);
-// Any bytes give a card or kInternal.
+// Any bytes give a card, whose rank is one of its host, or kInternal.
 Result<RankCard> DecodeRankCard(std::string_view bytes);
 
 }  // namespace hora
