@@ -12,7 +12,7 @@ function(hora_library folder)
   endif()
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cc")
   list(FILTER sources EXCLUDE REGEX "_bench\\.cc$")
-  list(FILTER sources EXCLUDE REGEX "/collectives/(gloo|mpi|nccl)/") # plugins: see Plugins.cmake
+  list(FILTER sources EXCLUDE REGEX "/collectives/(gloo|mpi)/|/cuda/plugin/") # plugins: see Plugins.cmake
   set(target hora_${folder})
   set(public PUBLIC)
   if(sources)

@@ -1,0 +1,40 @@
+// Collectives of GPUs by NCCL.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "hora/collectives/collective_backend.h"
+#include "hora/collectives/nccl/nccl_communicator.h"
+#include "hora/cuda/device_memory.h"
+
+namespace hora {
+
+// Owns a communicator and a fusion buffer on its device. A batch of several tensors, or one that is
+// scaled or cast, is packed into the buffer by one kernel, reduced there in place, and unpacked by
+// another; a single tensor goes without copies. Everything is put on call.stream, in order, and
+// Execute returns when it is there: what the results are is known when the stream is past it.
+// Whoever recorded an event there asks `Check` until it is done.
+//
+// Supports: float16, bfloat16, float32, float64, integers of 8, 32 and 64 bits, bool (as 0 and 1)
+// and complex64/128 for sum and average; 8-bit floats where NCCL has them; any dtype where bytes
+// only move. Absent ranks bring the operation's neutral element. Not Adasum.
+class NcclBackend final : public CollectiveBackend {
+ public:
+  NcclBackend(std::shared_ptr<DeviceRuntime> runtime, int device,
+              std::unique_ptr<NcclCommunicator> communicator);
+  ~NcclBackend() override;
+
+  std::string_view name() const override { return "nccl"; }
+  bool Supports(const OpParams& params) const override;
+  void Retune(const Tuning& tuning) override;
+  Status Execute(CollectiveCall& call) override;
+
+  Status Check();  // any thread; not OK: the streams were released, the group is lost
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace hora

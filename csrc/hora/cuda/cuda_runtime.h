@@ -1,0 +1,17 @@
+// CUDA, through a plugin that is opened when it is wanted.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "hora/base/result.h"
+#include "hora/cuda/device_runtime.h"
+
+namespace hora {
+
+// The runtime of hora_cuda.so in `directory`; the plugin stays open for the life of the process.
+// kResource says what is missing and what to do: the plugin (built without nvcc), a driver, a
+// device.
+Result<std::shared_ptr<DeviceRuntime>> OpenCuda(const std::string& directory);
+
+}  // namespace hora

@@ -1,0 +1,75 @@
+// A device without hardware: its memory is the host's, each stream is a thread that does what was
+// put on it, in order.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "hora/cuda/device_runtime.h"
+
+namespace hora {
+
+// `devices` of them, all on this host's memory. Everything is checked that a driver would refuse:
+// streams and events of another device, device memory that was freed. Streams can be held, so that
+// a test sees whether anybody waits for what it should.
+class SimulatedDevice final : public DeviceRuntime {
+ public:
+  explicit SimulatedDevice(int devices = 1);
+  ~SimulatedDevice() override;  // all streams and events have been destroyed: else it aborts
+
+  std::string description() const override;
+  int device_count() const override { return devices_; }
+  Result<DeviceFacts> Facts(int device) override;
+  Status MakeCurrent(int device) override;
+
+  Result<DeviceStream> CreateStream(int device, bool urgent) override;
+  void Destroy(DeviceStream stream) noexcept override;
+  Result<DeviceEvent> CreateEvent(int device) override;
+  void Destroy(DeviceEvent event) noexcept override;
+  Status Record(DeviceEvent event, DeviceStream stream) override;
+  Status Wait(DeviceStream stream, DeviceEvent event) override;
+  Result<bool> IsDone(DeviceEvent event) override;
+  Status Await(DeviceEvent event, TimePoint deadline) override;
+
+  Result<std::byte*> AllocateDevice(int device, std::size_t bytes) override;
+  void FreeDevice(std::byte* memory) noexcept override;
+  Result<std::byte*> AllocatePinned(std::size_t bytes) override;
+  void FreePinned(std::byte* memory) noexcept override;
+
+  Status Copy(std::byte* to, const std::byte* from, std::size_t bytes,
+              DeviceStream stream) override;
+  Status CopyMany(std::span<const PieceCopy> pieces, const ElementCopy& element,
+                  DeviceStream stream) override;
+  Status Fill(std::byte* to, std::span<const std::byte> element, std::uint64_t count,
+              DeviceStream stream) override;
+
+  // The stream does nothing of what is put on it from now on, until it is released.
+  void Hold(DeviceStream stream);
+  void Release(DeviceStream stream);
+  // Every call from the `count`-th on fails as one of a lost device does; 0: none.
+  void LoseAfter(int count) { calls_left_ = count; }
+
+  int launches() const { return launches_; }                          // of CopyMany and Fill
+  std::size_t allocated_device() const { return allocated_device_; }  // pieces not freed
+  std::size_t allocated_pinned() const { return allocated_pinned_; }
+
+ private:
+  Status Call(const char* what, int device);
+
+  const int devices_;
+  std::atomic<int> calls_left_{0};
+  std::atomic<int> launches_{0};
+  std::atomic<std::size_t> allocated_device_{0};
+  std::atomic<std::size_t> allocated_pinned_{0};
+  std::atomic<int> alive_{0};  // streams and events
+};
+
+}  // namespace hora
+
+// For a fake library that is opened at run time: puts `work(context)` on the stream.
+extern "C" __attribute__((visibility("default"))) void simulated_stream_enqueue(void* stream,
+                                                                                void (*work)(void*),
+                                                                                void* context);
