@@ -1,5 +1,7 @@
 #include "hora/bindings/tensor_access.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <array>
 #include <optional>
