@@ -107,7 +107,8 @@ class FileBoard:
 
     def _write(self, path: Path, fields: Mapping[str, Any]) -> None:
         """The whole file or none; takes the place of one that a dead process left."""
-        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+        # Named so that whoever looks for finished files does not find it.
+        new = path.with_name(f"new-{secrets.token_hex(8)}.{path.name}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(new, flags, 0o600), "w") as file:

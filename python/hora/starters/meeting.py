@@ -54,6 +54,18 @@ def meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[
     Raises UsageError on every rank when the ranks are not numbered host by host, HoraError when the
     others do not come before the board's deadline.
     """
+    try:
+        found = _meet(position, board, environ)
+    except HoraError:
+        if not position.problem:
+            raise
+    else:
+        if not position.problem:
+            return found
+    raise UsageError(position.problem)
+
+
+def _meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[Bootstrap, object]:
     key = _given_key(environ)
     if not position.is_on_one_host and position.local_rank == 0:
         board.add_host(HostEntry(position.rank, position.local_size, socket.gethostname()))

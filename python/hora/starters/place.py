@@ -41,7 +41,10 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Position:
-    """What a launcher's variables tell one rank of its place; ``launcher`` as in ``Bootstrap``."""
+    """What a launcher's variables tell one rank of its place; ``launcher`` as in ``Bootstrap``.
+
+    ``problem`` says why the job cannot be, if this rank knows; the others may not: all must meet.
+    """
 
     rank: int
     size: int
@@ -49,6 +52,7 @@ class Position:
     local_size: int
     launcher: str
     how_by_host: str  # the launcher's option that numbers the ranks host by host
+    problem: str = ""
 
     @property
     def is_on_one_host(self) -> bool:

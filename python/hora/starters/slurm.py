@@ -31,7 +31,7 @@ def is_step(environ: Mapping[str, str]) -> bool:
 
 
 def slurm_position(environ: Mapping[str, str]) -> Position:
-    """Raises UsageError for a missing or bad variable, and when ranks go round the nodes."""
+    """Raises UsageError for a missing or bad variable."""
     require_all(environ, (STEP, *_PLACE), "srun")
     size = whole_number("SLURM_NTASKS", environ["SLURM_NTASKS"], 1, MAX_SIZE)
     rank = whole_number("SLURM_PROCID", environ["SLURM_PROCID"], 0, size - 1)
@@ -40,12 +40,13 @@ def slurm_position(environ: Mapping[str, str]) -> Position:
     local_size = sizes[node]
     local_rank = whole_number("SLURM_LOCALID", environ["SLURM_LOCALID"], 0, local_size - 1)
     expected = sum(sizes[:node]) + local_rank
-    if rank != expected:
-        raise UsageError(
+    problem = ""
+    if rank != expected:  # which rank 0, for one, never sees of itself
+        problem = (
             f"SLURM_PROCID={rank} is task {local_rank} of node {node}, which would be rank "
             f"{expected} if ranks were numbered host by host, as they must: {_HOW_BY_HOST}"
         )
-    return Position(rank, size, local_rank, local_size, "slurm", _HOW_BY_HOST)
+    return Position(rank, size, local_rank, local_size, "slurm", _HOW_BY_HOST, problem)
 
 
 def slurm_job(environ: Mapping[str, str]) -> str:

@@ -71,8 +71,9 @@ def test_tasks_per_node():
             tasks_per_node(text, 4)
 
 
-def test_tasks_that_go_round_the_nodes():
+def test_tasks_that_go_round_the_nodes(tmp_path):
     environ = {**SLURM, "SLURM_PROCID": "1", "SLURM_NODEID": "1"}
+    environ["HORA_RENDEZVOUS_DIR"] = str(tmp_path)
     with pytest.raises(UsageError, match=r"SLURM_PROCID=1 .* would be rank 2 .*distribution=block"):
         detect(environ, timeout=0)
 
