@@ -95,14 +95,27 @@ class Hosts:
     def horarun(self, *words: str) -> list[str]:
         """A launcher whose ssh uses this network's keys and port."""
         options = ["--ssh-port", str(SSH_PORT), "--ssh-identity-file", str(self._folder / "id")]
-        for option in (
+        for option in self._ssh_options():
+            options += ["--ssh-option", option]
+        return [sys.executable, "-m", "hora.launch", *options, *words]
+
+    def ssh_script(self) -> Path:
+        """A program that is ssh with this network's keys and port, for other launchers."""
+        script = self._folder / "ssh.sh"
+        options = " ".join(f"-o {option}" for option in self._ssh_options())
+        script.write_text(
+            f'#!/bin/sh\nexec ssh -p {SSH_PORT} -i {self._folder}/id {options} "$@"\n'
+        )
+        script.chmod(0o755)
+        return script
+
+    def _ssh_options(self) -> tuple[str, ...]:
+        return (
             f"UserKnownHostsFile={self._folder / 'known_hosts'}",
             "GlobalKnownHostsFile=none",
             "StrictHostKeyChecking=yes",
             "IdentitiesOnly=yes",
-        ):
-            options += ["--ssh-option", option]
-        return [sys.executable, "-m", "hora.launch", *options, *words]
+        )
 
     def start(
         self, name: str, words: Sequence[str], env: Mapping[str, str] | None = None

@@ -6,25 +6,24 @@ import json
 import sys
 from pathlib import Path
 
-_RANK = """
-import hashlib, json, os, sys
-import torch
-import hora.torch as hvd
+from bare import BARE
+
+_RANK = f"""{BARE}
+import hashlib, json, os
 from hora import bootstrap
-torch.set_num_threads(1)
 place = bootstrap.detect(timeout=60)
 hvd.init()
-total = hvd.allreduce(torch.full((3,), hvd.rank() + 1.0), op=hvd.Sum)
+total = hvd.allreduce_(hvd.full(3, hvd.rank() + 1.0), name="total", op=hvd.Sum)
 hvd.shutdown()
 hvd.init()  # the files are gone by now: it must not need them
-hvd.barrier()
-said = {
+hvd.allreduce_(hvd.ones(1), name="again", op=hvd.Sum)
+said = {{
     "rank": hvd.rank(), "size": hvd.size(), "local": [hvd.local_rank(), hvd.local_size()],
     "cross": [hvd.cross_rank(), hvd.cross_size()], "launcher": place.launcher,
     "total": total.tolist(), "meeting": [place.rendezvous, place.store, place.job_id],
     "key": hashlib.sha256(place.key).hexdigest(),
-}
-with open(os.path.join(sys.argv[1], f"said.{hvd.rank()}"), "w") as file:
+}}
+with open(os.path.join(sys.argv[1], f"said.{{hvd.rank()}}"), "w") as file:
     json.dump(said, file)
 """
 

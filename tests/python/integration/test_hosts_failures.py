@@ -22,22 +22,22 @@ if reason := why_impossible():
     pytest.skip(reason, allow_module_level=True)
 
 import hora
+from bare import BARE, TORCH
 
 DEADLINE_S = 60.0  # for a whole job, start-up of torch included
 LIMIT_S = 5.0  # from an event to the error of everybody who can still see it
 RANKS = 4  # two on each host
 
+# Follows BARE or TORCH.
 TRAIN_FOREVER = """
 import os, sys, time
-import torch
-import hora.torch as hvd
 def tell(what, text):
     path = f"{sys.argv[1]}/{what}.{hvd.rank() if hvd.is_initialized() else os.environ['RANK']}"
     with open(path + ".tmp", "w") as out:
         out.write(text)
     os.rename(path + ".tmp", path)
 hvd.init()
-tensors = [torch.ones(size) for size in (1, 1000, 300_000)]
+tensors = [ones(size) for size in (1, 1000, 300_000)]
 begun = False
 try:
     while True:
@@ -51,10 +51,9 @@ except hvd.PeerFailedError as error:
     sys.exit(3)
 """
 
-# argv: folder, then host (or *), name, value, …: what the ranks there set before they start.
+# Follows BARE. argv: folder, then host (or *), name, value, …: what ranks set before they start.
 START = """
 import os, sys, time
-import hora.torch as hvd
 folder, settings = sys.argv[1], sys.argv[2:]
 for host, name, value in zip(*[iter(settings)] * 3):
     if host in ("*", os.uname().nodename):
@@ -131,9 +130,11 @@ def listening_ports(hosts: Hosts, name: str) -> set[int]:
     return {int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A"}
 
 
-def training(start: Start, folder: Path, **options: tuple[str, ...]) -> list[int]:
+def training(
+    start: Start, folder: Path, engine: str = BARE, **options: tuple[str, ...]
+) -> list[int]:
     """Starts the job; the ranks' process ids, once each of them has trained a little."""
-    job = start(TRAIN_FOREVER, str(folder), **options)
+    job = start(engine + TRAIN_FOREVER, str(folder), **options)
     files = [folder / f"pid.{rank}" for rank in range(RANKS)]
     wait_until(
         lambda: job.poll() is not None or all(file.exists() for file in files), "the training"
@@ -176,9 +177,13 @@ def agents(hosts: Hosts, name: str) -> list[int]:
 # --- what happens to a running job ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", range(RANKS))
-def test_a_killed_rank(two, start, tmp_path, record_property, victim):
-    pids = training(start, tmp_path)
+@pytest.mark.parametrize(
+    ("victim", "engine"),
+    [*((victim, BARE) for victim in range(RANKS)), (RANKS - 1, TORCH)],
+    ids=[*map(str, range(RANKS)), "with torch"],
+)
+def test_a_killed_rank(two, start, tmp_path, record_property, victim, engine):
+    pids = training(start, tmp_path, engine)
     begun = time.monotonic()
     os.kill(pids[victim], signal.SIGKILL)
     named = {rank: rf"\brank {victim}\b" for rank in range(RANKS) if rank != victim}
@@ -243,7 +248,7 @@ def test_a_host_that_is_stopped(two, start, tmp_path, record_property, stopped, 
 
 def fail_to_start(two: Hosts, start: Start, folder: Path, *settings: str) -> dict[int, str]:
     """The words of all ranks that said why; nothing hangs and nothing is left."""
-    job = start(START, str(folder), *settings, options=("--grace-period", "0.5"))
+    job = start(BARE + START, str(folder), *settings, options=("--grace-period", "0.5"))
     out, err = job.communicate(timeout=DEADLINE_S)
     assert job.returncode == 3, out + err
     found = {rank: (folder / f"error.{rank}").read_text().partition(" ")
@@ -333,7 +338,7 @@ def test_a_rank_twice(two, tmp_path):
         "--nproc_per_node=1", "--nnodes=3", "--master_addr", "h1", "--master_port=29501",
         "--secret-file", str(secret), "--grace-period", "1",
     )  # fmt: skip
-    program = ("--", sys.executable, "-c", START, str(tmp_path))
+    program = ("--", sys.executable, "-c", BARE + START, str(tmp_path))
     begun = time.monotonic()
     jobs = [
         two.start(name, [*words, f"--node_rank={node}", *program])

@@ -43,6 +43,16 @@ def test_ranks_of_srun_meet(slurm, tmp_path, meeting, options, sizes):
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
+def test_ranks_of_srun_train_on_two_nodes(slurm, tmp_path, meeting):
+    pytest.importorskip("sklearn")
+    from digits import check_training, training_words
+
+    options = ("--overcommit", "-N", "2", "-n", "4", "-m", "block")
+    code, out, err = slurm.run("srun", *options, *training_words(tmp_path, "tcp"), env=meeting)
+    assert code == 0, out + err
+    check_training(tmp_path, 4, "tcp")
+
+
 def test_ranks_that_go_round_the_nodes_are_refused(slurm, tmp_path, meeting):
     options = ("--overcommit", "-N", "2", "-n", "4", "-m", "cyclic")
     code, _, err = slurm.run("srun", *options, *rank_words(tmp_path), env=meeting)

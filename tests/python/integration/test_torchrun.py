@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hosts import Hosts, why_impossible
@@ -27,26 +28,42 @@ def test_ranks_of_torchrun_meet(tmp_path):
     check_ranks(tmp_path, [4], "torchrun")
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if why_impossible():
+        pytest.skip(why_impossible())
+    with Hosts(2, tmp_path_factory.mktemp("two")) as hosts:
+        yield hosts
+
+
+def run_on(two: Hosts, program: list[str], env: dict[str, str]) -> None:
+    """Two torchruns of two ranks each; both must end well."""
+    common = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "2", "--master-port", "29500")
+    common = (*common, "--master-addr", two.address("h1"), "--node-rank")
+    second = two.start("h2", [*common, "1", *program], env)
+    try:
+        code, out, err = two.run("h1", [*common, "0", *program], DEADLINE_S, env)
+        _, second_err = second.communicate(timeout=DEADLINE_S)
+    finally:
+        second.kill()
+    assert (code, second.returncode) == (0, 0), out + err + second_err
+
+
 @pytest.mark.parametrize("secret", [False, True], ids=["key through the store", "secret file"])
-@pytest.mark.skipif(bool(why_impossible()), reason=why_impossible() or "hosts can be made")
-def test_ranks_of_two_torchruns_meet(tmp_path, secret):
+def test_ranks_of_two_torchruns_meet(two, tmp_path, secret):
     env = {"OMP_NUM_THREADS": "1"}
     if secret:
         file = tmp_path / "secret"
         file.touch(0o600)
         file.write_text(os.urandom(32).hex())
         env["HORA_SECRET_FILE"] = str(file)
-    with Hosts(2, tmp_path) as network:
-        common = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "2", "--master-port", "29500")
-        node = [
-            (*common, "--master-addr", network.address("h1"), "--node-rank", str(rank))
-            for rank in range(2)
-        ]
-        second = network.start("h2", [*node[1], *rank_words(tmp_path)], env)
-        try:
-            code, out, err = network.run("h1", [*node[0], *rank_words(tmp_path)], DEADLINE_S, env)
-            _, second_err = second.communicate(timeout=DEADLINE_S)
-        finally:
-            second.kill()
-    assert (code, second.returncode) == (0, 0), out + err + second_err
+    run_on(two, rank_words(tmp_path), env)
     check_ranks(tmp_path, [2, 2], "torchrun")
+
+
+def test_ranks_of_two_torchruns_train(two, tmp_path):
+    pytest.importorskip("sklearn")
+    from digits import check_training, training_words
+
+    run_on(two, training_words(tmp_path, "tcp"), {"OMP_NUM_THREADS": "1"})
+    check_training(tmp_path, 4, "tcp")

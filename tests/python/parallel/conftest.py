@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "ranks(n): needs at least n ranks")
+    config.addinivalue_line("markers", "any_backend: the same whatever moves the bytes")
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import torch
 from hora.torch import operators
 from torch import nn
 
-pytestmark = pytest.mark.skipif(
-    operators.missing is not None, reason=f"PyTorch operators: {operators.missing}"
-)
+pytestmark = [
+    pytest.mark.any_backend,
+    pytest.mark.skipif(
+        operators.missing is not None, reason=f"PyTorch operators: {operators.missing}"
+    ),
+]
 
 _NO_COMPILER = shutil.which("g++") is None and shutil.which("c++") is None
 BACKENDS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import pytest
@@ -41,15 +40,18 @@ def test_open_operations_end_with_shutdown(hvd):
 
 
 @pytest.fixture(scope="module")
-def store():
-    """Another way to meet, for while the group is not there."""
-    return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=os.environ["RANK"] == "0",
-        wait_for_workers=False,
-        timeout=timedelta(seconds=30),
-    )
+def store(group):
+    """Another way to meet, for while the group is not there; all ranks are on one host."""
+
+    def join(port, is_master):
+        limit = timedelta(seconds=30)
+        return TCPStore(
+            "127.0.0.1", port, is_master=is_master, wait_for_workers=False, timeout=limit
+        )
+
+    own = join(0, True) if group.rank() == 0 else None
+    port = group.broadcast_object(own and own.port, 0)
+    return own or join(port, False)
 
 
 @pytest.mark.ranks(2)

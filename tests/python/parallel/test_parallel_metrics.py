@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_losses(hvd):
     mean = (hvd.size() - 1) / 2

@@ -6,6 +6,8 @@ import hora.torch as hvd
 import pytest
 import torch
 
+pytestmark = pytest.mark.any_backend
+
 
 def _train(*, fused: bool, poisoned_step: int | None) -> tuple[torch.Tensor, list[float]]:
     """Five steps with a scaler; on ``poisoned_step`` the last rank's gradients are infinite."""

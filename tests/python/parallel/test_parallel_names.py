@@ -8,6 +8,8 @@ import pytest
 import torch
 from hora.errors import MismatchError, UsageError, WaitTimeoutError
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_ranks_may_submit_in_any_order(hvd):
     for round_ in range(5):

@@ -11,6 +11,8 @@ import torch
 from hora import _core
 from hora.errors import UsageError
 
+pytestmark = pytest.mark.any_backend
+
 
 class Subclass(torch.Tensor):
     """A tensor that may mean anything."""

@@ -8,6 +8,8 @@ from hora.errors import UsageError
 from rank_values import same_bits
 from torch import nn
 
+pytestmark = pytest.mark.any_backend
+
 
 def network(seed):
     torch.manual_seed(seed)

@@ -10,6 +10,8 @@ from hora.errors import UsageError
 from rank_values import same_bits
 from torch import nn
 
+pytestmark = pytest.mark.any_backend
+
 STEPS = 4
 WIDTH = 700  # a layer's weight fills half a bucket
 
