@@ -7,8 +7,6 @@ import torch
 from hora.errors import UsageError
 from rank_values import values_of
 
-pytestmark = pytest.mark.any_backend
-
 # Each makes a view of fresh memory that holds the values 0, 1, … in its own order.
 LAYOUTS = {
     "transposed": lambda: torch.empty(6, 5).t(),
