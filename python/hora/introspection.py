@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from pathlib import Path
@@ -158,8 +159,12 @@ def mpi_enabled() -> bool:
 
 
 def mpi_built() -> bool:
-    """False: this version has no MPI."""
-    return False
+    """Whether the MPI plugin and a library for it are there, for ``HORA_BACKEND=mpi``.
+
+    Whether a launcher of MPI has started this process does not matter. The first call starts a
+    short-lived process, so that this one opens no MPI that it does not use.
+    """
+    return _plugin_is_usable("mpi")
 
 
 def gloo_enabled() -> bool:
@@ -168,8 +173,11 @@ def gloo_enabled() -> bool:
 
 
 def gloo_built() -> bool:
-    """False: this version has no Gloo."""
-    return False
+    """Whether the Gloo plugin and its library are there, for ``HORA_BACKEND=gloo``.
+
+    The first call starts a short-lived process.
+    """
+    return _plugin_is_usable("gloo")
 
 
 def nccl_built() -> int:
@@ -195,6 +203,13 @@ def cuda_built() -> bool:
 def rocm_built() -> bool:
     """False: this version has no ROCm."""
     return False
+
+
+@functools.cache
+def _plugin_is_usable(engine: str) -> bool:
+    from hora.cli.check_parts import PLUGINS, check_plugin  # only who asks pays for the import
+
+    return any(check_plugin(one).state == "ok" for one in PLUGINS if one.engine == engine)
 
 
 def _shortened(ranks: list[int]) -> str:

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/base/logging.h"
 #include "hora/negotiation/tree_position.h"
 
 namespace hora {
@@ -50,6 +51,13 @@ Status JobNetwork::OpenLibrary() {
   Result<Plugin> plugin = OpenPlugin(library, config_.network.plugin_directory);
   if (!plugin) return plugin.error();
   plugin_ = std::move(*plugin);
+  if (rank_ == 0 && group_.layout.hosts() > 1) {
+    Log(LogLevel::kWarning, rank_,
+        fmt::format("tensors travel between hosts over {} ({}), which hora neither authenticates "
+                    "nor encrypts: use it on a network of your own only, else choose hora's TCP "
+                    "with HORA_BACKEND=tcp (horarun --backend tcp)",
+                    library, plugin_->description));
+  }
   return Status::Ok();
 }
 

@@ -17,9 +17,11 @@ from pathlib import Path
 from hora.cli.environment import package_version
 
 __all__ = [
+    "PLUGINS",
     "Finding",
     "built_findings",
     "check_core",
+    "check_plugin",
     "check_torch",
     "found_findings",
     "plugin_files",
@@ -82,7 +84,7 @@ PLUGINS = (
 
 def built_findings() -> list[Finding]:
     """Parts of hora itself; what a plugin's library says needs a process of its own for each."""
-    return [check_core(), _check_torch_operators(), *map(_check_plugin, PLUGINS)]
+    return [check_core(), _check_torch_operators(), *map(check_plugin, PLUGINS)]
 
 
 def found_findings() -> list[Finding]:
@@ -140,7 +142,8 @@ def _check_torch_operators() -> Finding:
     )
 
 
-def _check_plugin(plugin: Plugin) -> Finding:
+def check_plugin(plugin: Plugin) -> Finding:
+    """The plugin and its library, opened in a process of their own: one can open one MPI only."""
     path = _plugin_folder() / plugin.file
     if not path.exists():
         advice = f"{_APT} {plugin.to_build}, then install hora again"

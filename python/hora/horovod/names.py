@@ -100,7 +100,23 @@ def _not_built(verbose: bool = False) -> bool:
     return False
 
 
-mpi_built = gloo_built = nccl_built = ddl_built = ccl_built = _not_built
+nccl_built = ddl_built = ccl_built = _not_built
+
+
+def mpi_built(verbose: bool = False) -> bool:
+    """Whether ranks may use MPI between hosts, as ``hora.torch.mpi_built`` says."""
+    del verbose
+    from hora.introspection import mpi_built as built  # needs the core, other names do not
+
+    return built()
+
+
+def gloo_built(verbose: bool = False) -> bool:
+    """Whether ranks may use Gloo between hosts, as ``hora.torch.gloo_built`` says."""
+    del verbose
+    from hora.introspection import gloo_built as built
+
+    return built()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -99,6 +100,27 @@ TEST_P(EngineOnHosts, SetsOfSomeRanksWorkByThemselves) {
     rank.RemoveSet(ends);
     ExpectAllreduce(rank, "after", 100);
   });
+}
+
+TEST(EngineOnGloo, WarnsOnceThatTensorsTravelInTheOpen) {
+  RankGroupOptions options = OnHosts({2, 1});
+  const auto test = std::filesystem::read_symlink("/proc/self/exe");
+  options.config.network.engine = "gloo";
+  options.config.network.plugin_directory =
+      test.parent_path().parent_path().parent_path() / "plugins";
+  if (!std::filesystem::exists(options.config.network.plugin_directory + "/hora_gloo.so")) {
+    GTEST_SKIP() << "hora was built without Gloo (Debian: libgloo-dev)";
+  }
+  ::testing::internal::CaptureStderr();
+  RunRanks(options, [](RankContext& rank) { ExpectAllreduce(rank, "sum", 1000); });
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  const std::string warning = "hora[rank 0] warning: tensors travel between hosts over gloo (Gloo ";
+  const std::size_t at = said.find(warning);
+  ASSERT_NE(at, std::string::npos) << said;
+  EXPECT_NE(said.find("neither authenticates nor encrypts", at), std::string::npos) << said;
+  EXPECT_NE(said.find("HORA_BACKEND=tcp", at), std::string::npos) << said;
+  EXPECT_EQ(said.find("tensors travel", said.find("tensors travel") + 1), std::string::npos)
+      << said;
 }
 
 TEST_P(EngineOnHosts, JoinsAreAgreedByAllHosts) {

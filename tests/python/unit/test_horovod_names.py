@@ -47,7 +47,7 @@ def test_checks_that_have_nothing_to_check():
     names.check_installed_version("pytorch", "2.13.0")
     assert names.extension_available("torch")
     assert not names.extension_available("tensorflow")
-    assert not names.mpi_built(verbose=True)
+    assert not names.nccl_built(verbose=True)
     assert names.HorovodInternalError is HoraError
 
 

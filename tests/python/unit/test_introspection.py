@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
+from hora.cli.check_parts import PLUGINS, check_plugin
 from hora.errors import HoraError, UsageError
+from hora.horovod import names
 
 
 def test_debug_state(core, hvd):
@@ -81,7 +85,7 @@ def test_log_level(core, hvd):
 
 
 def test_what_was_built(hvd):
-    for name in ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm"):
+    for name in ("nccl", "ddl", "ccl", "cuda", "rocm"):
         assert not getattr(hvd, f"{name}_built")()
     assert not (hvd.mpi_enabled() or hvd.gloo_enabled() or hvd.mpi_threads_supported())
     assert hvd.is_homogeneous()
@@ -110,3 +114,54 @@ def test_exceptions_of_horovod(hvd):
     assert issubclass(hvd.HorovodInternalError, RuntimeError)
     assert hvd.HostsUpdatedInterrupt(skip_sync=True).skip_sync
     assert issubclass(hvd.HorovodVersionMismatchError, builtins.ImportError)
+
+
+@pytest.fixture
+def plugins(hvd, tmp_path, monkeypatch):
+    """An empty folder of plugins, and nothing remembered of another one."""
+    from hora import introspection
+
+    monkeypatch.setenv("HORA_PLUGIN_DIRECTORY", str(tmp_path))
+    introspection._plugin_is_usable.cache_clear()
+    yield tmp_path
+    introspection._plugin_is_usable.cache_clear()
+
+
+def test_plugins_that_are_not_there_are_not_built(hvd, plugins):
+    assert not hvd.gloo_built() and not hvd.mpi_built()
+    assert not names.gloo_built(verbose=True) and not names.mpi_built(verbose=True)
+
+
+def test_a_plugin_that_cannot_be_opened_is_not_built(hvd, plugins):
+    for file in ("hora_gloo.so", "hora_mpi_ompi.so", "hora_mpi_mpich.so"):
+        (plugins / file).write_text("not a library")
+    assert not hvd.gloo_built() and not hvd.mpi_built()
+
+
+@pytest.mark.parametrize("file", ["hora_gloo.so", "hora_mpi_ompi.so", "hora_mpi_mpich.so"])
+def test_a_plugin_with_its_library_is_built(hvd, plugins, monkeypatch, file):
+    asked = []
+
+    def answer(words, environ):
+        asked.append(words[-2:])
+        return 0, "Some library 1.2"
+
+    from hora.cli import check_parts
+
+    monkeypatch.setattr(check_parts, "_run", answer)
+    (plugins / file).touch()
+    engine = "gloo" if "gloo" in file else "mpi"
+    for _ in range(2):  # the second time it is remembered
+        assert (hvd.gloo_built(), hvd.mpi_built()) == (engine == "gloo", engine == "mpi")
+    assert asked == [[engine, str(plugins)]]
+    assert getattr(names, f"{engine}_built")(verbose=True)
+
+
+def test_the_plugins_of_this_build_are_found():
+    # In a process of its own: over the real engine, and nothing is remembered there.
+    script = "import hora.torch as hvd; print(hvd.gloo_built(), hvd.mpi_built())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    there = {one.engine for one in PLUGINS if check_plugin(one).state == "ok"}
+    assert done.stdout.split() == [str("gloo" in there), str("mpi" in there)]
