@@ -119,9 +119,11 @@ MpiGroup::MpiGroup(const hora_plugin_group& group)
     CreateCommunicator(group);
     return true;
   });
+  process_.CountGroup(1);
 }
 
 MpiGroup::~MpiGroup() {
+  process_.CountGroup(-1);
   if (failed_ || aborted_) return;  // peers may be gone
   process_.Run([this] {
     MPI_Comm_free(&communicator_);

@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -17,7 +18,9 @@ namespace hora::mpi_plugin {
 namespace {
 
 constexpr std::chrono::seconds kFinalisePatience{10};
-constexpr int kQuickLooks = 200;  // before the core is offered to others
+constexpr int kQuickLooks = 200;                        // before the core is offered to others
+constexpr std::chrono::milliseconds kShortestPause{1};  // between looks into MPI
+constexpr std::chrono::milliseconds kLongestPause{64};  // when nothing has happened for some time
 
 std::atomic<bool> failed{false};
 MpiProcess* the_process = nullptr;  // for exit handlers
@@ -72,6 +75,7 @@ MpiProcess::MpiProcess() {
       return true;
     });
     the_process = this;
+    looks_in_ = true;
     std::atexit(FinaliseAtExit);
     return;
   }
@@ -82,7 +86,7 @@ MpiProcess::MpiProcess() {
         "the program has initialised MPI for calls of one thread only; ask for "
         "MPI_THREAD_MULTIPLE or MPI_THREAD_SERIALIZED there, or leave it to hora");
   }
-  any_thread_ = provided == MPI_THREAD_MULTIPLE;
+  any_thread_ = looks_in_ = provided == MPI_THREAD_MULTIPLE;
 }
 
 void MpiProcess::Initialise() {
@@ -93,7 +97,17 @@ void MpiProcess::Initialise() {
   Require(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
 }
 
+void MpiProcess::CountGroup(int change) {
+  if (!looks_in_) return;
+  {
+    const std::lock_guard lock(mutex_);
+    groups_ += change;
+  }
+  posted_.notify_one();
+}
+
 void MpiProcess::Run(Step step) {
+  ++runs_;
   if (!any_thread_) return RunOnThread(std::move(step));
   for (int looks = 0; !step(); ++looks) {
     if (looks > kQuickLooks) sched_yield();
@@ -111,13 +125,33 @@ void MpiProcess::RunOnThread(Step step) {
   done.get();  // steps keep deadlines themselves
 }
 
+void MpiProcess::AwaitJob(std::chrono::milliseconds pause) {
+  std::unique_lock lock(mutex_);
+  const auto has_job = [&] { return !jobs_.empty(); };
+  if (groups_ == 0) return posted_.wait(lock, [&] { return has_job() || groups_ > 0; });
+  if (posted_.wait_for(lock, pause, has_job)) return;
+  lock.unlock();
+  int ignored = 0;
+  if (!IsFinalised()) {
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_SELF, &ignored, MPI_STATUS_IGNORE);
+  }
+}
+
 void MpiProcess::Serve() {
   std::list<Job> active;
   int idle_rounds = 0;
+  auto pause = kShortestPause;
+  std::uint32_t seen_runs = 0;
   for (;;) {
+    if (active.empty()) {
+      AwaitJob(pause);
+      pause = std::min(2 * pause, kLongestPause);
+      if (const std::uint32_t runs = runs_; runs != std::exchange(seen_runs, runs)) {
+        pause = kShortestPause;
+      }
+    }
     {
-      std::unique_lock lock(mutex_);
-      if (active.empty()) posted_.wait(lock, [&] { return !jobs_.empty(); });
+      const std::lock_guard lock(mutex_);
       active.splice(active.end(), jobs_);
     }
     const std::size_t before = active.size();

@@ -1,7 +1,10 @@
 // MPI in this process: whether it runs, who may call it, and how it ends.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <future>
 #include <list>
@@ -21,6 +24,10 @@ using Step = std::function<bool()>;
 // any thread (MPI_THREAD_MULTIPLE), callers advance their own operations; otherwise that thread
 // advances all of them in turn, so that operations of several groups do not wait for each other.
 //
+// To MPI an operation may be complete while what it sends to others still waits in this process for
+// somebody to call MPI again. So while there are groups the thread looks in now and then (unless
+// the program has initialised MPI for one thread at a time: then it would need to know when).
+//
 // What it has initialised it finalises when the process exits, for ten seconds at most, and not at
 // all after a failure: peers that are gone would be waited for.
 class MpiProcess {
@@ -35,6 +42,8 @@ class MpiProcess {
 
   // Blocks until `step` is done or throws. Any thread.
   void Run(Step step);
+  // One group more (1) or less (-1). Any thread.
+  void CountGroup(int change);
   // No finalising any more. Any thread.
   static void NoteFailure() noexcept;
 
@@ -48,12 +57,17 @@ class MpiProcess {
   void Initialise();
   void RunOnThread(Step step);
   void Serve();
+  // Waits for a job; looks into MPI instead when none has come for so long.
+  void AwaitJob(std::chrono::milliseconds pause);
   static void FinaliseAtExit();
 
   std::mutex mutex_;
   std::condition_variable posted_;
   std::list<Job> jobs_;  // not taken by the thread yet
   bool any_thread_ = false;
+  bool looks_in_ = false;
+  int groups_ = 0;
+  std::atomic<std::uint32_t> runs_{0};
   std::thread thread_;
 };
 
