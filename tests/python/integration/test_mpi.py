@@ -105,7 +105,7 @@ def test_the_mpi_of_a_wheel_is_found_and_used(tmp_path, meeting):
     words = [str(mpirun), *OPTIONS[family], "-np", "2", *program]
     done = run(words, {**meeting, "HORA_BACKEND": "flat-mpi"})
     assert done.returncode == 0, done.stdout + done.stderr
-    check_ranks(tmp_path, [2], family)
+    check_ranks(tmp_path, [2], family, is_flat=True)
     assert str(libraries[0]) in done.stdout
 
 
