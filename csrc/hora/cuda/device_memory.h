@@ -32,7 +32,7 @@ class OwnedStream {
 };
 
 // Events of one device, used again and again: creating one costs more than recording it. Any
-// thread. A lease outlives the pool's owner.
+// thread. A lease may outlive the pool's owner.
 class EventPool : public std::enable_shared_from_this<EventPool> {
  public:
   EventPool(std::shared_ptr<DeviceRuntime> runtime, int device);
@@ -47,13 +47,15 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
   const int device_;
   std::mutex mutex_;
   std::vector<DeviceEvent> free_;  // mutex_
+  std::size_t created_ = 0;        // mutex_
 };
 
 // Pinned memory by powers of two, kept up to `kept_bytes` and given out again: pinning costs a
-// millisecond per megabyte. Any thread. A piece outlives the pool's owner.
+// millisecond per megabyte. Any thread. A piece may outlive the pool's owner. What is kept is let
+// go of where memory is short.
 class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
  public:
-  explicit PinnedPool(std::shared_ptr<DeviceRuntime> runtime, std::size_t kept_bytes);
+  PinnedPool(std::shared_ptr<DeviceRuntime> runtime, std::size_t kept_bytes);
   ~PinnedPool();
 
   struct Return {
@@ -67,6 +69,9 @@ class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
   std::size_t kept_bytes() const;  // free, not given out
 
  private:
+  void Keep(std::byte* memory, std::size_t bytes) noexcept;
+  void DropFree() noexcept;
+
   const std::shared_ptr<DeviceRuntime> runtime_;
   const std::size_t most_kept_;
   mutable std::mutex mutex_;
@@ -74,17 +79,19 @@ class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
   std::size_t kept_ = 0;                         // mutex_
 };
 
-// Device memory that grows to what was asked of it and stays; one thread at a time.
+// Device memory that grows to what was asked of it and stays; one thread at a time. Nothing waits
+// for the device: what was outgrown stays until the end, since freeing it would wait for all
+// streams. Sizes double, so that is at most as much again.
 class DeviceBuffer {
  public:
   DeviceBuffer(std::shared_ptr<DeviceRuntime> runtime, int device)
       : runtime_(std::move(runtime)), device_(device) {}
-  ~DeviceBuffer();
+  ~DeviceBuffer();  // what uses it is finished
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
 
-  // At least `bytes`; what was there is lost when it grows, which waits for the device to be done
-  // with it.
+  // `bytes` of it. When it grows it moves, and what was in it stays behind: streams that use the
+  // old place go on doing so.
   Result<std::span<std::byte>> Reserve(std::size_t bytes);
 
  private:
@@ -92,6 +99,7 @@ class DeviceBuffer {
   const int device_;
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
+  std::vector<std::byte*> outgrown_;
 };
 
 }  // namespace hora
