@@ -35,13 +35,15 @@ _HORA = {
     "hora-over-gloo": ("gloo", "auth"),
     "hora-flat-gloo": ("flat-gloo", "auth"),
 }
+# The same; mpirun starts these, as MPI itself must move the data.
+_HORA_BY_MPIRUN = {"hora-over-mpi": "mpi", "hora-flat-mpi": "flat-mpi"}
 
 
 def why_impossible() -> str:
     """What is missing on this machine; "" when hosts can be made."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    missing = [tool for tool in ("ip", "tc", "taskset") if not _find(tool)]
+    missing = [tool for tool in ("ip", "tc", "taskset", "unshare") if not _find(tool)]
     if missing:
         return f"{' and '.join(missing)} missing (install iproute2 and util-linux)"
     probe = f"hora-bench-probe-{os.getpid()}"
@@ -127,7 +129,10 @@ class Cable:
     def _write_scripts(self) -> None:
         for host in range(HOSTS):
             cores = ",".join(map(str, cores_of(host, sorted(os.sched_getaffinity(0)))))
-            enter = f'{_find("ip")} netns exec {self.prefix}{host} "$@"'
+            # Hosts of one name are one host to MPI, whose ranks would look for each other's memory.
+            named = f"echo bench{host} > /proc/sys/kernel/hostname && exec"
+            enter = f"{_find('ip')} netns exec {self.prefix}{host} {_find('unshare')} --uts"
+            enter += f""" sh -c '{named} "$@"' sh "$@\""""
             bound = f"exec {_find('taskset')} -c {cores} {enter}"
             self._write(Path(*self.enter(str(host))), bound)
             self._write(Path(*self.enter(str(host), on_all_cores=True)), f"exec {enter}")
@@ -162,17 +167,26 @@ def all_peers(cable: Cable, installed: Installation) -> list[Peer]:
         found.append(Peer(name, (*inside, *launch, *worker, "hora", "{folder}"), per_host=HOSTS))
     places = {"RANK": "{rank}", "WORLD_SIZE": "{ranks}", "GLOO_SOCKET_IFNAME": _DEVICE}
     command = (*inside, *worker, "gloo", "{folder}")
-    gloo = Peer("gloo", command, places, per_rank=True, per_host=HOSTS)
-    # Its threads get on better when the scheduler may move them; the goals are of its better side.
+    gloo = Peer("gloo-bound", command, places, per_rank=True, per_host=HOSTS)
+    # Its threads may get on better when the scheduler moves them: the goals are of its better side.
     free = (*cable.enter("{host}", on_all_cores=True), *gloo.command[1:])
-    found += [gloo, replace(gloo, name="gloo-free", command=free)]
+    found += [gloo, replace(gloo, name="gloo-unbound", command=free)]
     if installed.has("openmpi"):
-        found.append(_openmpi(cable, installed))
+        ranks = (*worker, "hora", "{folder}")
+        meeting = {"HORA_RENDEZVOUS_DIR": str(cable.folder / "jobs"), "HORA_DATA_PLANE": "auth"}
+        meeting |= {"HORA_NETWORK_INTERFACES": _DEVICE}
+        meeting |= {"HORA_MPI": str(installed.root("openmpi") / "lib" / "libmpi.so.40")}
+        for name, backend in _HORA_BY_MPIRUN.items():
+            mpirun = _by_mpirun(cable, installed, name, ranks)
+            environment = mpirun.environment | meeting | {"HORA_BACKEND": backend}
+            found.append(replace(mpirun, environment=environment))
+        native = (str(installed.worker("openmpi")), "{folder}")
+        found.append(_by_mpirun(cable, installed, "openmpi", native))
     return [replace(peer, in_python=peer.name != "openmpi") for peer in found]
 
 
-def _openmpi(cable: Cable, installed: Installation) -> Peer:
-    """Flat, over TCP and shared memory; its daemons are started by the agent."""
+def _by_mpirun(cable: Cable, installed: Installation, name: str, words: tuple[str, ...]) -> Peer:
+    """Ranks of Open MPI, over TCP and shared memory; its daemons are started by the agent."""
     root = installed.root("openmpi")
     places = ",".join(f"{cable.address(host)}:{RANKS // HOSTS}" for host in range(HOSTS))
     own = {
@@ -189,10 +203,8 @@ def _openmpi(cable: Cable, installed: Installation) -> Peer:
         "PRTE_ALLOW_RUN_AS_ROOT": "1",
         "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
-    words = (str(root / "bin" / "mpiexec"), "--bind-to", "none", "--oversubscribe", "-H", places)
-    inside = cable.enter("0")
-    worker = (str(installed.worker("openmpi")), "{folder}")
-    return Peer("openmpi", (*inside, *words, "-n", "{ranks}", *worker), own)
+    mpirun = (str(root / "bin" / "mpiexec"), "--bind-to", "none", "--oversubscribe", "-H", places)
+    return Peer(name, (*cable.enter("0"), *mpirun, "-n", "{ranks}", *words), own)
 
 
 def _find(tool: str) -> str:

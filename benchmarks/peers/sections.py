@@ -148,7 +148,7 @@ def hosts(bench: Bench, cable: Cable, chosen: tuple[int, ...] = HOSTS_SIZES) -> 
             entrants = [
                 Entrant(peer, Case("allreduce", 16 * MIB))
                 for peer in bench.running
-                if peer.peer.name in ("hora-auth", "hora-tls", "gloo") and not peer.broken
+                if peer.peer.name in ("hora-auth", "hora-tls", "gloo-unbound") and not peer.broken
             ]
             bench.progress(f"two hosts, {mbit_per_s} Mbit/s")
             for entrant in entrants:
@@ -158,7 +158,7 @@ def hosts(bench: Bench, cable: Cable, chosen: tuple[int, ...] = HOSTS_SIZES) -> 
 
 def _link_bytes(peer: RunningPeer, nbytes: int, cable: Cable) -> Iterator[Record]:
     """What the busier host sends for one call, beside the least that it can be."""
-    calls = 8
+    calls = 4
     if peer.broken:
         return
     try:

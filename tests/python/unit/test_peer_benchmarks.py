@@ -98,8 +98,8 @@ def test_goals_of_two_hosts_are_of_gloos_better_side():
     mib16 = 16 << 20
     records = [
         sized("hora-auth", 4, 50.0, **over_hosts),
-        sized("gloo", 4, 3000.0, **over_hosts),
-        sized("gloo-free", 4, 900.0, **over_hosts),
+        sized("gloo-bound", 4, 3000.0, **over_hosts),
+        sized("gloo-unbound", 4, 900.0, **over_hosts),
         sized("hora-auth", mib16, 10_000.0, **over_hosts),
         sized("hora-tls", mib16, 25_000.0, **over_hosts),
         sized("hora-flat", mib16, 17_000.0, **over_hosts),
@@ -115,11 +115,47 @@ def test_goals_of_two_hosts_are_of_gloos_better_side():
     rows = {row.what: row for row in goals.table(records)}
     assert rows["two hosts, 4 B"].met is False
     assert "18.00 ×" in rows["two hosts, 4 B"].reached
+    assert rows["two hosts, 4 B"].wanted == "≥ 20 × gloo-unbound"
     assert rows["two hosts, 16 MiB, beside the flat ring"].met
     assert rows["two hosts, 16 MiB, TLS beside authenticated"].met is False
     assert rows["bytes on each host's link, 16 MiB"].met
     assert rows["share of a line of 100 Mbit/s"].met is False
     assert rows["share of a line of 1,000 Mbit/s"].met is None
+
+
+def test_a_library_between_hosts_is_held_against_its_best_flat_way():
+    over_hosts = {"section": "hosts", "ranks": 4}
+    mib16 = 16 << 20
+    records = [
+        sized("hora-over-gloo", mib16, 10_000.0, **over_hosts),
+        sized("hora-flat-gloo", mib16, 18_500.0, **over_hosts),
+        sized("hora-over-mpi", mib16, 10_000.0, **over_hosts),
+        sized("hora-flat-mpi", mib16, 19_000.0, **over_hosts),
+        sized("openmpi", mib16, 17_000.0, **over_hosts),
+    ]
+    rows = {row.what: row for row in module("goals").table(records)}
+    assert rows["between hosts by gloo, 16 MiB"].met
+    assert rows["between hosts by Open MPI, 16 MiB"].met is False
+    assert rows["between hosts by Open MPI, 16 MiB"].wanted == "≥ 1.8 × openmpi"
+    assert rows["between hosts by gloo, 64 MiB"].met is None
+
+
+def test_mpi_moves_data_for_those_that_mpirun_starts(tmp_path):
+    hosts = module("hosts")
+    installed = module("installation").Installation(tmp_path)
+    without = [peer.name for peer in hosts.all_peers(hosts.Cable(), installed)]
+    installed.versions["openmpi"] = "openmpi 5"
+    peers = {peer.name: peer for peer in hosts.all_peers(hosts.Cable(), installed)}
+    assert [name for name in peers if name not in without] == [
+        "hora-over-mpi",
+        "hora-flat-mpi",
+        "openmpi",
+    ]
+    for name, backend in (("hora-over-mpi", "mpi"), ("hora-flat-mpi", "flat-mpi")):
+        assert peers[name].environment["HORA_BACKEND"] == backend
+        assert str(tmp_path / "openmpi" / "bin" / "mpiexec") in peers[name].command
+    assert "HORA_BACKEND" not in peers["openmpi"].environment
+    assert [name for name, peer in peers.items() if not peer.in_python] == ["openmpi"]
 
 
 def test_hosts_share_the_cores_out():
