@@ -21,13 +21,15 @@ SETUP   := $(VENV)/.hora-setup
 INSTALL := $(VENV)/.hora-install
 SOURCES := CMakeLists.txt pyproject.toml \
   $(shell find cmake csrc python -type f -not -path '*/__pycache__/*' 2>/dev/null)
+# Of fuzzing, for each target.
+SECONDS ?= 60
 # ThreadSanitizer needs a fixed address layout on recent kernels.
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help run setup build install test check lint format asan tsan tidy bench docs clean
+.PHONY: help run setup build install test check lint format asan asan-net tsan fuzz tidy bench docs clean
 
 help: ## List these words
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 run: $(INSTALL) ## Train the digits example on 2 ranks, from a fresh clone in one command
 	$(BIN)/horarun -np 2 $(BIN)/python examples/02_mnist_mlp.py
@@ -68,10 +70,20 @@ asan: $(SETUP) ## Run the C++ tests under AddressSanitizer and UndefinedBehavior
 	cmake --build --preset asan
 	ctest --preset asan
 
+# Whatever reads what arrives over a network.
+asan-net: $(SETUP) ## The same for the tests of hosts among each other and of strangers only
+	cmake --preset asan
+	cmake --build --preset asan --target $(addsuffix _test,wire net control collectives engine)
+	ctest --preset asan -R '^(wire|net|control)/|^collectives/Tcp|^engine/.*(Hosts|Strangers)'
+
 tsan: $(SETUP) ## Run the C++ tests under ThreadSanitizer
 	cmake --preset tsan
 	cmake --build --preset tsan
 	$(FIXED_LAYOUT) ctest --preset tsan
+
+fuzz: $(SETUP) ## Fuzz every decoder, SECONDS=60 each (installs clang as root; skipped without)
+	@HORA_SETUP_FUZZ=1 tools/setup_system.sh "$(PYTHON)"
+	tools/run_fuzzers.sh $(SECONDS)
 
 tidy: $(SETUP) ## Run clang-tidy on every source
 	$(BIN)/python -m pip install --quiet clang-tidy==18.1.8
