@@ -8,6 +8,7 @@
 #include "hora/base/rank_set.h"
 #include "hora/base/status.h"
 #include "hora/collectives/in_place_plan.h"
+#include "hora/cuda/device_runtime.h"
 #include "hora/tensor/byte_stream.h"
 #include "hora/wire/request.h"
 #include "hora/wire/tunables.h"
@@ -37,6 +38,9 @@ struct CollectiveCall {
   // allreduce, without absent ranks: what of this rank's memory could be reduced in place, in which
   // input and output are the same. All ranks have a plan or none has. A backend may leave it be.
   InPlacePlan* in_place = nullptr;
+  // Memory of a device: everything happens after what is on this stream, and what follows on it
+  // comes after everything.
+  DeviceStream stream;
 };
 
 // Up to here it costs less that every rank reduces everything than that all meet a second time.
@@ -52,8 +56,9 @@ class CollectiveBackend {
   virtual void Retune(const Tuning& tuning) = 0;
 
   // Every rank calls it with the same batches in the same order. Blocks until this rank's part is
-  // done and its memory may be reused. Not OK: the group is lost (the data plane is out of step);
-  // the message names the ranks that were waited for. One thread at a time.
+  // done and its memory may be reused; memory of a device: in the order of call.stream. Not OK: the
+  // group is lost (the data plane is out of step); the message names the ranks that were waited for.
+  // One thread at a time.
   virtual Status Execute(CollectiveCall& call) = 0;
 };
 
