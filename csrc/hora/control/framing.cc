@@ -4,17 +4,11 @@
 
 namespace hora {
 
-Result<FramePrefix> PrefixOf(std::span<const std::byte> frame, int neighbour) {
-  if (frame.size() > kMaxFrameBytes) {
-    return Fail(
-        Error(StatusCode::kResource,
-              "a control message of {} bytes to rank {} is too large; at most {} are allowed",
-              frame.size(), neighbour, kMaxFrameBytes));
-  }
-  const auto length = static_cast<std::uint32_t>(frame.size());
-  FramePrefix prefix;
-  std::memcpy(prefix.data(), &length, sizeof(length));
-  return prefix;
+Status CheckFrame(std::span<const std::byte> frame, int neighbour) {
+  if (frame.size() <= kMaxFrameBytes) return Status::Ok();
+  return Error(StatusCode::kResource,
+               "a control message of {} bytes to rank {} is too large; at most {} are allowed",
+               frame.size(), neighbour, kMaxFrameBytes);
 }
 
 void UnsentBytes::Keep(std::span<const std::byte> bytes) {

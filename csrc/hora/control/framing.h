@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "hora/base/result.h"
+#include "hora/base/status.h"
 #include "hora/wire/limits.h"
 
 namespace hora {
@@ -19,8 +19,16 @@ namespace hora {
 using FramePrefix = std::array<std::byte, sizeof(std::uint32_t)>;
 static_assert(kMaxFrameBytes <= 0xffffffffu);
 
-// What goes before the frame; kResource when rank `neighbour` would refuse it.
-Result<FramePrefix> PrefixOf(std::span<const std::byte> frame, int neighbour);
+// kResource: rank `neighbour` would refuse it.
+Status CheckFrame(std::span<const std::byte> frame, int neighbour);
+
+// What goes before a frame that has been checked.
+inline FramePrefix PrefixOf(std::span<const std::byte> frame) {
+  const auto length = static_cast<std::uint32_t>(frame.size());
+  FramePrefix prefix;
+  std::memcpy(prefix.data(), &length, sizeof(length));
+  return prefix;
+}
 
 // Bytes for which there was no room, in order. Its memory is kept. One thread at a time; nothing
 // blocks or fails.
@@ -45,13 +53,17 @@ class FrameReader {
   explicit FrameReader(int neighbour) : neighbour_(neighbour) {}  // its global rank, for errors
 
   // `read` fills a part of what it is given and says how much; 0: nothing more now. True: the next
-  // frame replaces the contents of `frame`. kInternal: the neighbour broke the framing, for good.
+  // frame replaces the contents of `frame`. When the neighbour broke the framing, which is final,
+  // `status` becomes kInternal.
   template <class Read>
-  Result<bool> Receive(const Read& read, std::vector<std::byte>& frame) {
+  bool Receive(const Read& read, std::vector<std::byte>& frame, Status& status) {
     if (!Fill(read, prefix_, prefix_received_)) return false;
     std::uint32_t length = 0;
     std::memcpy(&length, prefix_.data(), sizeof(length));
-    if (length > kMaxFrameBytes) return Fail(TooLong(length));
+    if (length > kMaxFrameBytes) {
+      status = TooLong(length);
+      return false;
+    }
     while (received_ < length) {
       partial_.resize(std::min<std::size_t>(length, received_ + kGrowth));
       if (!Fill(read, partial_, received_)) return false;

@@ -35,15 +35,15 @@ ShmLink::ShmLink(std::shared_ptr<Board> board, int neighbour, int neighbour_name
       reader_(neighbour_name) {}
 
 Status ShmLink::Send(std::span<const std::byte> frame, bool urgent) {
-  const Result<FramePrefix> prefix = PrefixOf(frame, neighbour_name_);
-  if (!prefix) return prefix.error();
+  if (Status status = CheckFrame(frame, neighbour_name_); !status.ok()) return status;
+  const FramePrefix prefix = PrefixOf(frame);
   std::size_t sent = 0;
-  if (Flush()) sent = outgoing_.Write(*prefix, frame);
+  if (Flush()) sent = outgoing_.Write(prefix, frame);
   CheckOutgoing();
   if (!status_.ok()) return status_;
-  if (sent < prefix->size() + frame.size()) {
-    unsent_.Keep(std::span(*prefix).subspan(std::min(sent, prefix->size())));
-    unsent_.Keep(frame.subspan(sent - std::min(sent, prefix->size())));
+  if (sent < prefix.size() + frame.size()) {
+    unsent_.Keep(std::span(prefix).subspan(std::min(sent, prefix.size())));
+    unsent_.Keep(frame.subspan(sent - std::min(sent, prefix.size())));
     unsent_urgent_ = unsent_urgent_ || urgent;
     has_unsent_.store(true);
   }
@@ -67,10 +67,7 @@ bool ShmLink::Flush() {
 
 bool ShmLink::Receive(std::vector<std::byte>& frame) {
   if (!status_.ok()) return false;
-  const Result<bool> received =
-      reader_.Receive([this](std::span<std::byte> to) { return Take(to); }, frame);
-  if (!received) status_ = received.error();
-  return received && *received;
+  return reader_.Receive([this](std::span<std::byte> to) { return Take(to); }, frame, status_);
 }
 
 std::size_t ShmLink::Take(std::span<std::byte> to) {

@@ -26,11 +26,10 @@ TcpLink::TcpLink(Channel channel, int neighbour, std::shared_ptr<PeerNetwork> ne
 TcpLink::~TcpLink() { network_->Unwatch(channel_.fd()); }
 
 Status TcpLink::Send(std::span<const std::byte> frame, bool /*urgent*/) {
-  const Result<FramePrefix> prefix = PrefixOf(frame, neighbour_);
-  if (!prefix) return prefix.error();
+  if (Status status = CheckFrame(frame, neighbour_); !status.ok()) return status;
   if (!status_.ok() || gone_.load()) return status_;
   // Together with its length, so that a frame is one record on the wire.
-  unsent_.Keep(*prefix);
+  unsent_.Keep(PrefixOf(frame));
   unsent_.Keep(frame);
   Flush();
   return status_;
@@ -65,10 +64,10 @@ void TcpLink::Lose(const Status& cause) {
 
 bool TcpLink::Receive(std::vector<std::byte>& frame) {
   if (!status_.ok() || gone_.load()) return false;
-  const Result<bool> received =
-      reader_.Receive([this](std::span<std::byte> to) { return Take(to); }, frame);
-  if (!received) Lose(received.error());
-  return received && *received;
+  const bool received =
+      reader_.Receive([this](std::span<std::byte> to) { return Take(to); }, frame, status_);
+  if (!status_.ok()) gone_.store(true);
+  return received;
 }
 
 std::size_t TcpLink::Take(std::span<std::byte> to) {
