@@ -4,8 +4,7 @@
 
 namespace hora {
 
-Status CheckFrame(std::span<const std::byte> frame, int neighbour) {
-  if (frame.size() <= kMaxFrameBytes) return Status::Ok();
+Status TooLarge(std::span<const std::byte> frame, int neighbour) {
   return Error(StatusCode::kResource,
                "a control message of {} bytes to rank {} is too large; at most {} are allowed",
                frame.size(), neighbour, kMaxFrameBytes);

@@ -19,8 +19,12 @@ namespace hora {
 using FramePrefix = std::array<std::byte, sizeof(std::uint32_t)>;
 static_assert(kMaxFrameBytes <= 0xffffffffu);
 
+Status TooLarge(std::span<const std::byte> frame, int neighbour);
+
 // kResource: rank `neighbour` would refuse it.
-Status CheckFrame(std::span<const std::byte> frame, int neighbour);
+inline Status CheckFrame(std::span<const std::byte> frame, int neighbour) {
+  return frame.size() <= kMaxFrameBytes ? Status::Ok() : TooLarge(frame, neighbour);
+}
 
 // What goes before a frame that has been checked.
 inline FramePrefix PrefixOf(std::span<const std::byte> frame) {
