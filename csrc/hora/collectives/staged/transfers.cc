@@ -174,7 +174,7 @@ Status Transfers::Await(const StagingArea& area) {
     }
     if (now < deadline) continue;
     return OfDevice(Error(StatusCode::kStalled,
-                          "nothing was copied for {:.1f} s, so what is on the stream before may "
+                          "nothing was copied for {:.3g} s, so what is on the stream before may "
                           "never end; a kernel that hangs or waits for another rank does that",
                           std::chrono::duration<double>(options_.patience).count()));
   }
