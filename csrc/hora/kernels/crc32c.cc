@@ -7,8 +7,9 @@
 #include "hora/kernels/cpu_features.h"
 
 #if defined(__x86_64__)
-#include <nmmintrin.h>
+#include <immintrin.h>
 #define HORA_CRC_TARGET __attribute__((target("sse4.2")))
+#define HORA_FOLD_TARGET __attribute__((target("avx512f,vpclmulqdq")))
 #elif defined(__aarch64__)
 #include <arm_acle.h>
 #include <sys/auxv.h>
@@ -167,10 +168,79 @@ std::uint32_t ByInstruction(std::uint32_t state, std::span<const std::byte> byte
 
 #endif
 
+// A block is a polynomial; modulo the other one, it may be moved to the end of the next block and
+// added to that: a third of the time of the instruction, which sees the last block only.
+constexpr std::size_t kFoldBytes = 256;
+constexpr std::size_t kWorthFolding = 4 * kFoldBytes;
+
+#if defined(HORA_FOLD_TARGET)
+
+// What the halves of 16 bytes are multiplied by. Bit 63 of a half is x^0, as bit 31 is above. The
+// product of two words is one power short of where it is read: hence the exponents.
+constexpr std::uint64_t kFoldFirst = std::uint64_t{PowerOfX(8 * kFoldBytes + 63)} << 32;
+constexpr std::uint64_t kFoldSecond = std::uint64_t{PowerOfX(8 * kFoldBytes - 1)} << 32;
+
+bool UseFolding() {
+  static const bool has_product = __builtin_cpu_supports("vpclmulqdq");
+  return has_product && ActiveCpuLevel() == CpuLevel::kAvx512;
+}
+
+HORA_FOLD_TARGET inline __m512i LoadBlock(const std::byte* from) {
+  return _mm512_loadu_si512(from);
+}
+
+HORA_FOLD_TARGET inline __m512i Folded(__m512i block, __m512i factors, __m512i next) {
+  const __m512i first = _mm512_clmulepi64_epi128(block, factors, 0x00);
+  const __m512i second = _mm512_clmulepi64_epi128(block, factors, 0x11);
+  return _mm512_ternarylogic_epi64(first, second, next, 0x96);
+}
+
+// Takes whole blocks from `bytes` and leaves one in `last` that has the same checksum from zero on.
+HORA_FOLD_TARGET void Fold(std::uint32_t state, std::span<const std::byte>& bytes,
+                           std::span<std::byte, kFoldBytes> last) {
+  const auto one = static_cast<long long>(kFoldFirst);
+  const auto two = static_cast<long long>(kFoldSecond);
+  const __m512i factors = _mm512_set4_epi64(two, one, two, one);
+  const std::byte* from = bytes.data();
+  __m512i a = _mm512_xor_si512(LoadBlock(from),
+                               _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
+  __m512i b = LoadBlock(from + 64);
+  __m512i c = LoadBlock(from + 128);
+  __m512i d = LoadBlock(from + 192);
+  for (bytes = bytes.subspan(kFoldBytes); bytes.size() >= kFoldBytes;
+       bytes = bytes.subspan(kFoldBytes)) {
+    from = bytes.data();
+    a = Folded(a, factors, LoadBlock(from));
+    b = Folded(b, factors, LoadBlock(from + 64));
+    c = Folded(c, factors, LoadBlock(from + 128));
+    d = Folded(d, factors, LoadBlock(from + 192));
+  }
+  _mm512_storeu_si512(last.data(), a);
+  _mm512_storeu_si512(last.data() + 64, b);
+  _mm512_storeu_si512(last.data() + 128, c);
+  _mm512_storeu_si512(last.data() + 192, d);
+}
+
+std::uint32_t ByFolding(std::uint32_t state, std::span<const std::byte> bytes) {
+  std::array<std::byte, kFoldBytes> last;
+  Fold(state, bytes, last);
+  return ByInstruction(ByInstruction(0, last), bytes);
+}
+
+#else
+
+bool UseFolding() { return false; }
+std::uint32_t ByFolding(std::uint32_t state, std::span<const std::byte> bytes) {
+  return ByInstruction(state, bytes);
+}
+
+#endif
+
 }  // namespace
 
 std::uint32_t Crc32c(std::span<const std::byte> bytes, std::uint32_t previous) {
   const std::uint32_t state = ~previous;
+  if (bytes.size() >= kWorthFolding && UseFolding()) return ~ByFolding(state, bytes);
   return ~(UseInstruction() ? ByInstruction(state, bytes) : ByTables(state, bytes));
 }
 

@@ -33,7 +33,7 @@ std::uint32_t BitByBit(std::span<const std::byte> bytes) {
   return ~state;
 }
 
-// Every test runs on the instruction and on the tables.
+// Every test runs on the tables, on the instruction, and on the best that this CPU has.
 class Crc32cTest : public testing::TestWithParam<CpuLevel> {
  protected:
   void SetUp() override { SetCpuLevel(GetParam()); }
@@ -58,7 +58,8 @@ TEST_P(Crc32cTest, AgreesWithTheDefinitionAtEveryLengthAndAlignment) {
     const auto part = std::span(bytes).subspan(length % 9, length);
     ASSERT_EQ(Crc32c(part), BitByBit(part)) << length;
   }
-  for (const std::size_t length : {12'287u, 12'288u, 12'289u, 13'056u, 24'577u, 39'993u}) {
+  for (const std::size_t length :
+       {2'047u, 2'048u, 2'303u, 2'304u, 12'287u, 12'288u, 12'289u, 13'056u, 24'577u, 39'993u}) {
     const auto part = std::span(bytes).subspan(3, length);
     ASSERT_EQ(Crc32c(part), BitByBit(part)) << length;
   }
@@ -74,9 +75,11 @@ TEST_P(Crc32cTest, GoesOnWhereAnotherCallEnded) {
 }
 
 std::string NameOf(const testing::TestParamInfo<CpuLevel>& level) {
-  return level.index == 0 ? "Tables" : "Instruction";
+  constexpr const char* kNames[] = {"Tables", "Instruction", "Best"};
+  return kNames[level.index];
 }
-INSTANTIATE_TEST_SUITE_P(Levels, Crc32cTest, testing::Values(CpuLevel::kScalar, DetectedCpuLevel()),
+INSTANTIATE_TEST_SUITE_P(Levels, Crc32cTest,
+                         testing::Values(CpuLevel::kScalar, CpuLevel::kAvx2, DetectedCpuLevel()),
                          NameOf);
 
 }  // namespace
