@@ -2,7 +2,8 @@
 
 A veth pair is the cable; its counters tell what each host has sent, and a token bucket makes it as
 slow as a real one. Each host has its half of the cores, so that everybody's ranks know how many
-they share.
+they share, and Linux's own congestion control: what this machine has been set to may be made for
+links of another kind (BBR paces what it sends, at half the speed of a cable).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ RANKS = 4  # of both together
 _DEVICE = "eth0"
 _NETWORK = "10.78.0"
 _FIRST_PORT = 29_600
+_CONGESTION_CONTROL = "cubic"
 # What moves data: (HORA_BACKEND, HORA_DATA_PLANE). The first two are the goals' P17 and P18.
 _HORA = {
     "hora-auth": ("tcp", "auth"),
@@ -81,6 +83,8 @@ class Cable:
                 _do(*inside, "addr", "add", f"{self.address(host)}/24", "dev", _DEVICE)
                 _do(*inside, "link", "set", "lo", "up")
                 _do(*inside, "link", "set", _DEVICE, "up")
+                way = ("dev", _DEVICE, "src", self.address(host), "congctl", _CONGESTION_CONTROL)
+                _do(*inside, "route", "replace", f"{_NETWORK}.0/24", "proto", "kernel", *way)
             self._write_scripts()
         except BaseException:
             self._stack.close()
