@@ -26,7 +26,8 @@ SECONDS ?= 60
 # ThreadSanitizer needs a fixed address layout on recent kernels.
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help run setup build install test check lint format asan asan-net tsan fuzz tidy bench docs clean
+.PHONY: help run setup build install test check lint format test-gpu asan asan-net tsan fuzz tidy \
+  bench docs clean
 
 help: ## List these words
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -55,6 +56,9 @@ test: check lint $(INSTALL) ## Run every check and test
 	ctest --preset release
 	tools/run_python_tests.sh
 
+test-gpu: $(SETUP) ## Run what needs a GPU and nvcc: kernels against the CPU, speed of packing
+	tools/run_gpu_tests.sh
+
 check: $(SETUP) ## Check layers, sizes and names
 	$(BIN)/python tools/check_layers.py
 	$(BIN)/python tools/check_tidy.py
@@ -74,7 +78,7 @@ asan: $(SETUP) ## Run the C++ tests under AddressSanitizer and UndefinedBehavior
 asan-net: $(SETUP) ## The same for the tests of hosts among each other and of strangers only
 	cmake --preset asan
 	cmake --build --preset asan --target $(addsuffix _test,wire net control collectives engine)
-	ctest --preset asan -R '^(wire|net|control)/|^collectives/Tcp|^engine/.*(Hosts|Strangers)'
+	ctest --preset asan -R '^(wire|net|control)/|^collectives/.*Tcp|^engine/.*(Hosts|Strangers)'
 
 tsan: $(SETUP) ## Run the C++ tests under ThreadSanitizer
 	cmake --preset tsan

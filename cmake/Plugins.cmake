@@ -4,6 +4,8 @@
 # when it is wanted.
 include_guard(GLOBAL)
 
+include(CudaPlugin)
+
 function(hora_plugin name folder)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "INCLUDES;LIBRARIES;DEFINITIONS")
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cc")
@@ -58,6 +60,7 @@ function(hora_mpi_plugin name family mark)
 endfunction()
 
 function(hora_plugins)
+  hora_cuda_plugin()
   hora_gloo_plugin()
   set(lib "/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}")
   set(include "/usr/include/${CMAKE_LIBRARY_ARCHITECTURE}")

@@ -8,7 +8,7 @@ for folder in python tests tools benchmarks examples; do
   if [ -d "$folder" ]; then folders+=("$folder"); fi
 done
 mapfile -t cpp < <(find csrc tests benchmarks -name third_party -prune \
-  -o \( -name '*.h' -o -name '*.cc' \) -print 2>/dev/null | sort)
+  -o \( -name '*.h' -o -name '*.cc' -o -name '*.cu' \) -print 2>/dev/null | sort)
 
 if [ "${1:-}" = --fix ]; then
   ruff check --quiet --fix "${folders[@]}"

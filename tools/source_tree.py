@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 FOLDERS = ("csrc", "python", "tests", "tools", "benchmarks", "examples")
-SUFFIXES = (".h", ".cc", ".py", ".pyi")
+SUFFIXES = (".h", ".cc", ".cu", ".py", ".pyi")
 SKIPPED = {"third_party", "__pycache__", "build", "results"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
@@ -56,7 +56,7 @@ class SourceFile:
 
     @property
     def is_cpp(self) -> bool:
-        return self.path.suffix in {".h", ".cc"}
+        return self.path.suffix in {".h", ".cc", ".cu"}
 
     @property
     def is_header(self) -> bool:

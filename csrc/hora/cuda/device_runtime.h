@@ -31,7 +31,9 @@ struct DeviceFacts {
   std::uint64_t memory_bytes = 0;
 };
 
-// One of the copies of a batch: `elements` of them, dense on both sides.
+// One of the copies of a batch: `elements` of them, dense on both sides. `from` may be `to` where
+// both types are as large; else no piece overlaps what another one writes. Any alignment; 16 bytes
+// at once where both addresses leave the same remainder.
 struct PieceCopy {
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
