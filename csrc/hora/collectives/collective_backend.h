@@ -57,8 +57,8 @@ class CollectiveBackend {
 
   // Every rank calls it with the same batches in the same order. Blocks until this rank's part is
   // done and its memory may be reused; memory of a device: in the order of call.stream. Not OK: the
-  // group is lost (the data plane is out of step); the message names the ranks that were waited for.
-  // One thread at a time.
+  // group is lost (the data plane is out of step); the message names the ranks that were waited
+  // for. One thread at a time.
   virtual Status Execute(CollectiveCall& call) = 0;
 };
 
