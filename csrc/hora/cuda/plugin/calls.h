@@ -14,19 +14,6 @@ int Answer(int code, const char* what, hora_cuda_error* error);
 // A mistake of the caller.
 int Refuse(const char* why, hora_cuda_error* error);
 
-// A kernel starts on the current device only: makes the stream's device the thread's until the end
-// of the scope.
-class OnDeviceOf {
- public:
-  explicit OnDeviceOf(void* stream);
-  ~OnDeviceOf();
-  OnDeviceOf(const OnDeviceOf&) = delete;
-  OnDeviceOf& operator=(const OnDeviceOf&) = delete;
-
- private:
-  int before_ = -1;  // -1: nothing was changed
-};
-
 int CopyMany(const hora_cuda_piece* pieces, std::size_t count, const hora_cuda_element* element,
              void* stream, hora_cuda_error* error);
 int Fill(void* to, const void* element, std::size_t element_bytes, std::uint64_t count,

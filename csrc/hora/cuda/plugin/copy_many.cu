@@ -6,6 +6,7 @@
 
 #include "hora/cuda/plugin/calls.h"
 #include "hora/cuda/plugin/copy_block.h"
+#include "hora/cuda/plugin/current_device.h"
 #include "hora/tensor/dtype.h"
 
 namespace hora {
@@ -180,7 +181,7 @@ int CopyMany(const hora_cuda_piece* pieces, std::size_t count, const hora_cuda_e
   if (std::max(element->from, element->to) >= kDTypeCount || element->divisor < 1) {
     return Refuse("copies are of elements that hora knows, divided by 1 or more", error);
   }
-  const OnDeviceOf on(stream);
+  const OnDevice on = OnDevice::OfStream(stream);
   Batch batch{{pieces, count}, 1, static_cast<cudaStream_t>(stream)};
   const auto from = static_cast<DType>(element->from);
   const bool scaled = element->scale != 1.0 || element->divisor != 1;

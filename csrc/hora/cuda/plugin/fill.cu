@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "hora/cuda/plugin/calls.h"
+#include "hora/cuda/plugin/current_device.h"
 #include "hora/cuda/plugin/fill_block.h"
 
 namespace hora {
@@ -25,7 +26,7 @@ int Fill(void* to, const void* element, std::size_t element_bytes, std::uint64_t
   if (bytes == 0) return 0;
   auto* const memory = static_cast<std::byte*>(to);
   const FillPattern pattern = PatternOf(memory, element, element_bytes);
-  const OnDeviceOf on(stream);
+  const OnDevice on = OnDevice::OfStream(stream);
   void* arguments[] = {const_cast<std::byte**>(&memory), const_cast<std::uint64_t*>(&bytes),
                        const_cast<FillPattern*>(&pattern)};
   const cudaError_t code =

@@ -6,6 +6,7 @@
 
 #include "hora/cuda/plugin/calls.h"
 #include "hora/cuda/plugin/copy_block.h"
+#include "hora/cuda/plugin/current_device.h"
 #include "hora/cuda/plugin/quantise_lane.h"
 #include "hora/kernels/quantise_block.h"
 #include "hora/tensor/dtype.h"
@@ -191,7 +192,7 @@ cudaError_t LaunchOf(const Call& call, bool back) {
 }
 
 int Run(const Call& call, bool back, const char* what, hora_cuda_error* error) {
-  const OnDeviceOf on(call.stream);
+  const OnDevice on = OnDevice::OfStream(call.stream);
   if (call.blocks.bits == 8 && call.blocks.block == 256) {
     return Answer(LaunchOf<8, 256>(call, back), what, error);
   }

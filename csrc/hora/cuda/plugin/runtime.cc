@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "hora/cuda/plugin/calls.h"
+#include "hora/cuda/plugin/current_device.h"
 
 namespace hora {
 namespace {
@@ -34,26 +35,6 @@ bool IsLost(cudaError_t code) {
       return false;
   }
 }
-
-// Makes `device` the thread's until the end of the scope.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    error_ = cudaGetDevice(&before_);
-    if (error_ == cudaSuccess && before_ != device) error_ = cudaSetDevice(device);
-  }
-  ~OnDevice() {
-    if (before_ >= 0) cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
-  cudaError_t error() const { return error_; }
-
- private:
-  int before_ = -1;
-  cudaError_t error_;
-};
 
 // While some thread captures a graph, calls that could disturb it are refused to all: ours have
 // nothing to do with it.
@@ -101,14 +82,15 @@ int Facts(std::int32_t device, hora_cuda_facts* facts, hora_cuda_error* error) {
 }
 
 int MakeCurrent(std::int32_t device, hora_cuda_error* error) {
+  OnDevice::Of(device);  // so that it is known as one that this process uses
   return Answer(cudaSetDevice(device), "make a device current", error);
 }
 
 // --- Streams and events --------------------------------------------------------------------------
 
 int CreateStream(std::int32_t device, std::int32_t urgent, void** stream, hora_cuda_error* error) {
-  const OnDevice on(device);
-  cudaError_t code = on.error();
+  const OnDevice on = OnDevice::Of(device);
+  auto code = static_cast<cudaError_t>(on.error());
   int least = 0, greatest = 0;
   if (code == cudaSuccess) code = cudaDeviceGetStreamPriorityRange(&least, &greatest);
   cudaStream_t created = nullptr;
@@ -121,12 +103,14 @@ int CreateStream(std::int32_t device, std::int32_t urgent, void** stream, hora_c
 }
 
 void DestroyStream(void* stream) {
-  if (stream != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(stream));
+  if (stream == nullptr) return;
+  const OnDevice on = OnDevice::Any();
+  cudaStreamDestroy(static_cast<cudaStream_t>(stream));
 }
 
 int CreateEvent(std::int32_t device, void** event, hora_cuda_error* error) {
-  const OnDevice on(device);
-  cudaError_t code = on.error();
+  const OnDevice on = OnDevice::Of(device);
+  auto code = static_cast<cudaError_t>(on.error());
   cudaEvent_t created = nullptr;
   if (code == cudaSuccess) code = cudaEventCreateWithFlags(&created, cudaEventDisableTiming);
   *event = created;
@@ -134,21 +118,26 @@ int CreateEvent(std::int32_t device, void** event, hora_cuda_error* error) {
 }
 
 void DestroyEvent(void* event) {
-  if (event != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(event));
+  if (event == nullptr) return;
+  const OnDevice on = OnDevice::Any();
+  cudaEventDestroy(static_cast<cudaEvent_t>(event));
 }
 
 int Record(void* event, void* stream, hora_cuda_error* error) {
+  const OnDevice on = OnDevice::Any();
   return Answer(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)),
                 "record an event", error);
 }
 
 int Wait(void* stream, void* event, hora_cuda_error* error) {
+  const OnDevice on = OnDevice::Any();
   return Answer(
       cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
       "let a stream wait for an event", error);
 }
 
 int IsDone(void* event, std::int32_t* done, hora_cuda_error* error) {
+  const OnDevice on = OnDevice::Any();
   const BesideCapture beside;
   const cudaError_t code = cudaEventQuery(static_cast<cudaEvent_t>(event));
   *done = code == cudaSuccess;
@@ -159,20 +148,22 @@ int IsDone(void* event, std::int32_t* done, hora_cuda_error* error) {
 // --- Memory --------------------------------------------------------------------------------------
 
 int AllocateDevice(std::int32_t device, std::size_t bytes, void** memory, hora_cuda_error* error) {
+  const OnDevice on = OnDevice::Of(device);
   const BesideCapture beside;
-  const OnDevice on(device);
-  cudaError_t code = on.error();
+  auto code = static_cast<cudaError_t>(on.error());
   *memory = nullptr;
   if (code == cudaSuccess) code = cudaMalloc(memory, bytes);
   return Answer(code, "allocate memory of the device", error);
 }
 
 void FreeDevice(void* memory) {
+  const OnDevice on = OnDevice::Any();
   const BesideCapture beside;
   cudaFree(memory);
 }
 
 int AllocatePinned(std::size_t bytes, void** memory, hora_cuda_error* error) {
+  const OnDevice on = OnDevice::Any();
   const BesideCapture beside;
   *memory = nullptr;
   return Answer(cudaHostAlloc(memory, bytes, cudaHostAllocPortable), "pin memory of the host",
@@ -180,11 +171,13 @@ int AllocatePinned(std::size_t bytes, void** memory, hora_cuda_error* error) {
 }
 
 void FreePinned(void* memory) {
+  const OnDevice on = OnDevice::Any();
   const BesideCapture beside;
   cudaFreeHost(memory);
 }
 
 int Copy(void* to, const void* from, std::size_t bytes, void* stream, hora_cuda_error* error) {
+  const OnDevice on = OnDevice::OfStream(stream);
   return Answer(
       cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)),
       "copy", error);
@@ -232,18 +225,6 @@ int Refuse(const char* why, hora_cuda_error* error) {
   std::snprintf(error->text, sizeof(error->text), "%s", why);
   error->lost = 0;
   return cudaErrorInvalidValue;
-}
-
-OnDeviceOf::OnDeviceOf(void* stream) {
-  int wanted = 0, now = 0;
-  if (stream == nullptr) return;
-  if (cudaStreamGetDevice(static_cast<cudaStream_t>(stream), &wanted) != cudaSuccess) return;
-  if (cudaGetDevice(&now) != cudaSuccess || now == wanted) return;
-  if (cudaSetDevice(wanted) == cudaSuccess) before_ = now;
-}
-
-OnDeviceOf::~OnDeviceOf() {
-  if (before_ >= 0) cudaSetDevice(before_);
 }
 
 }  // namespace hora
