@@ -19,7 +19,8 @@ struct Meeting {
   std::vector<std::string> told;  // by rank
 };
 
-// Blocks at most until the deadline; kTimeout says who is missing or which key. Any thread.
+// Blocks at most until the deadline, and a second more for a store that does not answer; kTimeout
+// says who is missing or which key. Any thread.
 class Store {
  public:
   virtual ~Store() = default;

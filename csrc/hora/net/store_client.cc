@@ -22,6 +22,8 @@ namespace hora {
 namespace {
 
 constexpr Duration kSetPatience = std::chrono::seconds(30);
+// The store waits until the deadline; what it then says (who is missing) is on its way for so long.
+constexpr Duration kAnswerDelay = std::chrono::seconds(1);
 // A store that hangs up before the handshake ends may have been short of room: it is asked again
 // for so long. One with another key does the same each time.
 constexpr Duration kHandshakeAttempts = std::chrono::seconds(2);
@@ -151,9 +153,9 @@ Result<Answer> StoreClient::Ask(const std::string& what, TimePoint deadline, Mak
   // An idle connection may have ended meanwhile, with a store that was started anew.
   if (stream_ && HasClosed(stream_->fd())) stream_.reset();
   if (!stream_) status = Connect(deadline, /*patient=*/false);
-  Result<StoreMessage> answer = status.ok()
-                                    ? Converse(request(MillisecondsLeft(deadline)), deadline)
-                                    : Fail(std::move(status));
+  Result<StoreMessage> answer =
+      status.ok() ? Converse(request(MillisecondsLeft(deadline)), deadline + kAnswerDelay)
+                  : Fail(std::move(status));
   // Without its answer the connection is out of step; to close it is to leave the meeting.
   if (!answer) stream_.reset();
   {
