@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cmake --preset release
-if ! cmake --build --preset release --target help | grep -q '^gpu_test:'; then
+targets=$(cmake --build --preset release --target help)
+if ! grep -q '^gpu_test:' <<<"$targets"; then
   echo "test-gpu: nothing to run: the CUDA plugin is not built (see cmake's output above)"
   exit 0
 fi
