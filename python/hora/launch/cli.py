@@ -23,6 +23,7 @@ from hora.launch.options import OptionParser, build_parser, split_command
 from hora.launch.output import OutputStyle, rank_folder
 from hora.launch.placement import Placement
 from hora.launch.slurm import hand_over_to_srun
+from hora.launch.store import needs_store
 
 EXIT_USAGE = 2
 
@@ -63,12 +64,13 @@ def read_line(argv: Sequence[str], program: str) -> JobSpec | Handover | None:
     if args.slurm or args.mpi:
         hand_over = hand_over_to_srun if args.slurm else hand_over_to_mpirun
         return hand_over(args, command, settings, os.environ)
-    placement, where = place_ranks(args, {**os.environ, **settings})
+    environ = {**os.environ, **settings}
+    placement, where = place_ranks(args, environ)
     if args.directory:
         _make_writable(args.directory, placement, where)
     style = OutputStyle(not args.no_prefix, args.prefix_timestamp, args.quiet, args.directory)
     notes += notes_on(args) + notes_on_starters(args)
-    notes += notes_on_one_host(args) if where is None else []
+    notes += notes_on_one_host(args, needs_store(environ)) if where is None else []
     return JobSpec(
         placement, command, settings, style, float(args.grace_period), args.verbose, notes,
         horovod=args.horovod, where=where,

@@ -90,21 +90,24 @@ def config_words(
 def _flags(root: Any, options: Mapping[str, int]) -> Iterator[tuple[str, Any, Any]]:
     """Every setting as (flag, key node, value node)."""
     for key, value in _pairs(root):
-        name = str(key.value)
+        name = _text(key)
         if name in _SECTIONS and (_is_empty(value) or type(value).__name__ == "MappingNode"):
             yield from _section(name, value)
         elif name in _SECTIONS and f"--{name}" not in options:
             keys = ", ".join(_SECTIONS[name][1])
             raise _Mistake(key, f"{name} is a section with the keys {keys}")
         elif name == "controller":
-            if str(value.value).lower() not in _CONTROLLERS:
+            kind = _text(value).lower()
+            if kind not in _CONTROLLERS:
                 kinds = ", ".join(_CONTROLLERS)
-                raise _Mistake(key, f"controller: {value.value!r} is not one of {kinds}")
-            yield f"--{value.value.lower()}", key, None
+                raise _Mistake(key, f"controller: {kind!r} is not one of {kinds}")
+            yield f"--{kind}", key, None
         else:
             bare = name.replace("_", "-")
             flag = next((f for f in (f"--{bare}", f"-{bare}") if f in options), None)
-            if flag is None or flag == "--config-file":
+            if flag == "--config-file":
+                raise _Mistake(key, "a configuration file cannot name another one")
+            if flag is None:
                 known = [*_SECTIONS, "controller", *(option.lstrip("-") for option in options)]
                 raise _Mistake(key, f"unknown key {name}{did_you_mean(name, known)}")
             if not _is_empty(value):
@@ -114,10 +117,11 @@ def _flags(root: Any, options: Mapping[str, int]) -> Iterator[tuple[str, Any, An
 def _section(section: str, node: Any) -> Iterator[tuple[str, Any, Any]]:
     prefix, keys = _SECTIONS[section]
     for key, value in _pairs(node):
-        if key.value not in keys:
-            hint = did_you_mean(str(key.value), keys) or f" (it has {', '.join(keys)})"
-            raise _Mistake(key, f"{section} has no key {key.value}{hint}")
-        name = str(key.value).replace("_", "-")
+        name = _text(key)
+        if name not in keys:
+            hint = did_you_mean(name, keys) or f" (it has {', '.join(keys)})"
+            raise _Mistake(key, f"{section} has no key {name}{hint}")
+        name = name.replace("_", "-")
         if not _is_empty(value):
             yield (prefix[:-1] if name == "enabled" else prefix + name), key, value
 
@@ -127,6 +131,12 @@ def _pairs(node: Any) -> list[tuple[Any, Any]]:
         return []
     if type(node).__name__ != "MappingNode":
         raise _Mistake(node, "expected lines of the form 'key: value'")
+    seen: set[str] = set()
+    for key, _ in node.value:
+        name = _text(key)
+        if name in seen:
+            raise _Mistake(key, f"{name} is there twice")
+        seen.add(name)
     return list(node.value)
 
 

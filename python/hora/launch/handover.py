@@ -15,7 +15,9 @@ from hora.errors import UsageError
 _OURS_ALONE = {
     "directory": "--output-dir", "quiet": "--quiet", "prefix_timestamp": "--prefix-timestamp",
     "nnodes": "--nnodes", "node_rank": "--node-rank",
-    "master_addr": "--master-addr",
+    "master_addr": "--master-addr", "master_port": "--master-port", "ssh_port": "--ssh-port",
+    "ssh_identity_file": "--ssh-identity-file", "ssh_options": "--ssh-option",
+    "remote_python": "--remote-python",
 }  # fmt: skip
 
 

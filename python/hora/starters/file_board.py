@@ -84,6 +84,7 @@ class FileBoard:
         path = self._path("meet")
 
         def look() -> str | None:
+            os.listdir(self._folder)  # else NFS answers for half a minute from what it once saw
             fields = self._read(path)
             return None if fields is None else str(fields["words"])
 

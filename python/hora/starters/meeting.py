@@ -77,10 +77,8 @@ def _meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple
     else:
         words = _parse(board.read())
     if problem := words.get("problem"):
-        if position.rank == 0:
-            time.sleep(
-                _LINGER_S
-            )  # what it wrote ends with this process, and the others look rarely
+        if position.rank == 0:  # what it wrote ends with this process, and the others look rarely
+            time.sleep(_LINGER_S)
         raise UsageError(problem)
     return _bootstrap(position, words, key, listen_fd, environ), kept
 
@@ -120,6 +118,12 @@ def _decide(
     except HoraError as error:
         return {"problem": f"rank 0 cannot open the job's store: {error}"}, None, None
     words["store"] = store.address
+    if key is None and position.launcher == "torchrun" and not position.is_on_one_host:
+        print(
+            "hora: the job's key travels through torchrun's store, which everybody who reaches "
+            f"MASTER_PORT can read; {SECRET_FILE} on all hosts names a file with one of your own",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
     where = f"{position.size} ranks on {len(hosts)} hosts" if len(hosts) > 1 else "one host"
     print(f"hora: {where}; the store listens on {store.address}", file=sys.stderr, flush=True)
     return words, None, store

@@ -13,7 +13,8 @@ _PLACE = (
     "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE",
     "SLURM_JOB_ID",
 )  # fmt: skip
-SOURCES = (STEP, *_PLACE)
+_RESTARTS = "SLURM_RESTART_COUNT"
+SOURCES = (STEP, *_PLACE, _RESTARTS)
 _MOST = (1 << 32) - 1
 _FIRST_RESERVED = 0xFFFFFFF0  # the batch script, an interactive shell, …: no step of srun's
 _HOW_BY_HOST = "srun --distribution=block does so (-m block; not cyclic, plane or arbitrary)"
@@ -50,10 +51,11 @@ def slurm_position(environ: Mapping[str, str]) -> Position:
 
 
 def slurm_job(environ: Mapping[str, str]) -> str:
-    """A name that only this step has."""
+    """A name that only this step has, and only until its job is requeued."""
     job = whole_number("SLURM_JOB_ID", environ["SLURM_JOB_ID"], 1, _MOST)
     cluster = re.sub(r"[^A-Za-z0-9_-]", "_", environ.get("SLURM_CLUSTER_NAME", ""))[:64]
-    return f"slurm-{cluster}-{job}.{int(environ[STEP])}"
+    restarts = whole_number(_RESTARTS, environ.get(_RESTARTS, "0"), 0, _MOST)
+    return f"slurm-{cluster}-{job}.{int(environ[STEP])}.{restarts}"
 
 
 def tasks_per_node(text: str, size: int) -> list[int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
@@ -17,6 +20,8 @@ PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ALL = (*PLACE, "MASTER_ADDR", "MASTER_PORT")
 _ELASTIC = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE")
 SOURCES = (*_ALL, *_ELASTIC)
+_SILENT_S = 2.0
+_LOOK_EVERY_S = 0.1
 _HOW_BY_HOST = "start one torchrun on each host, which numbers them so"
 
 
@@ -59,10 +64,40 @@ def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap
 
 def _open_store(address: str, port: int, size: int, is_host: bool, timeout: float) -> Any:
     distributed: Any = importlib.import_module("torch.distributed")
+    if not is_host:
+        timeout = max(1.0, timeout - _await_listener(address, port, timeout))
     # multi_tenant: torch.distributed.init_process_group may want the same port later.
     options = {"wait_for_workers": False, "multi_tenant": True}
     limit = timedelta(seconds=timeout)
     return distributed.TCPStore(address, port, size, is_host, limit, **options)
+
+
+def _await_listener(address: str, port: int, timeout: float) -> float:
+    """Waits, and after a while says so, until somebody listens there; returns the seconds it took.
+
+    torch's store would wait in silence, and end with a native backtrace. Raises RuntimeError.
+    """
+    began = time.monotonic()
+    is_told = False
+    while True:
+        try:
+            with socket.create_connection((address, port), timeout=timeout):
+                return time.monotonic() - began
+        except OSError as error:
+            waited = time.monotonic() - began
+            problem = error.strerror or str(error)
+        if waited >= timeout:
+            raise RuntimeError(
+                f"nobody listens there ({problem}); is the process of RANK=0 running?"
+            )
+        if waited > _SILENT_S and not is_told:
+            is_told = True
+            print(
+                f"hora: still waiting for rank 0 at MASTER_ADDR:MASTER_PORT={address}:{port} "
+                f"({problem}); gives up in {timeout - waited:.0f} s",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        time.sleep(min(_LOOK_EVERY_S, timeout - waited))
 
 
 class TorchBoard:

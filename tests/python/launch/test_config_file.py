@@ -127,7 +127,7 @@ def test_no_file_has_a_say_where_a_switch_is_false(job):
         ("timeline: [a\n", "not YAML"),
         ("- np\n", ":1: expected lines of the form 'key: value'"),
         ("controller: smoke\n", ":1: controller: 'smoke' is not one of gloo, mpi, jsrun"),
-        ("config_file: other.yaml\n", "unknown key config_file"),
+        ("config_file: other.yaml\n", "a configuration file cannot name another one"),
         ("params: 3\n", ":1: params is a section with the keys fusion_threshold_mb, cycle"),
         ("np: {a: 1}\n", ":1: expected a single value"),
     ],
@@ -141,3 +141,17 @@ def test_mistakes_name_file_and_line(job, text, message):
 def test_a_file_that_is_not_there():
     with pytest.raises(UsageError, match="--config-file /no/such: No such file"):
         parse(["--config-file", "/no/such", "-np", "2", "true"])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("np: 2\nverbose: true\nnp: 3\n", "config.yaml:3: np is there twice"),
+        ("params:\n  cache_capacity: 1\n  cache_capacity: 2\n", "config.yaml:3: cache_capacity is"),
+        ("controller: [gloo]\n", "config.yaml:1: expected a single value"),
+        ("? [np]\n: 2\n", "config.yaml:1: expected a single value"),
+    ],
+)
+def test_mistakes_of_yaml_itself(job, text, problem):
+    with pytest.raises(UsageError, match=problem):
+        job(text, "-np", "2")

@@ -46,6 +46,9 @@ def test_torchruns_flags(secret):
     spec = nodes("-np", "4", "--node-rank=0", "--secret-file", str(secret))
     assert (spec.placement.sizes, spec.where.master_port) == ((2, 2), 29500)
     assert parse(["--nnodes=1", "--nproc-per-node=2", "true"]).where is None
+    assert parse(["--nnodes=1:1", "--node-rank=0", "--nproc-per-node=2", "true"]).where is None
+    with pytest.raises(UsageError, match="--node-rank 5 is not below --nnodes 1"):
+        parse(["--nnodes=1", "--node-rank=5", "--nproc-per-node=2", "true"])
 
 
 @pytest.mark.parametrize(
