@@ -37,6 +37,8 @@ struct Conformance {
   // Sums have the bits of one reduction in the order of the ranks. Otherwise floating-point sums
   // and products may differ by rounding, but not between ranks; all else is exact all the same.
   bool in_rank_order = true;
+  // False: reductions that the backend says it does not support are left out.
+  bool every_reduction = true;
   // Where sizes are interesting, in bytes: what the backend cuts at, or changes its algorithm at.
   std::vector<std::size_t> edges = {4096};
 };

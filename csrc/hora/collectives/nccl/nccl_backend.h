@@ -16,9 +16,11 @@ namespace hora {
 // Execute returns when it is there: what the results are is known when the stream is past it.
 // Whoever recorded an event there asks `Check` until it is done.
 //
-// Supports: float16, bfloat16, float32, float64, integers of 8, 32 and 64 bits, bool (as 0 and 1)
-// and complex64/128 for sum and average; 8-bit floats where NCCL has them; any dtype where bytes
-// only move. Absent ranks bring the operation's neutral element. Not Adasum.
+// Supports: float16, bfloat16, float32, float64 (scaled where they are added), integers of 8, 32
+// and 64 bits without scales and averages (which hora makes of exact sums), bool, complex64/128 for
+// sum and average; sums of 8-bit floats where NCCL and the device have them; any dtype where bytes
+// only move. Not Adasum. Absent ranks bring the operation's neutral element. NaN in a minimum or
+// maximum is what NCCL makes of it.
 class NcclBackend final : public CollectiveBackend {
  public:
   NcclBackend(std::shared_ptr<DeviceRuntime> runtime, int device,

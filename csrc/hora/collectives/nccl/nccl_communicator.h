@@ -1,10 +1,11 @@
 // The ranks of a process set on one device each.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
+#include <string_view>
 
 #include "hora/base/clock.h"
 #include "hora/collectives/nccl/nccl_library.h"
@@ -24,21 +25,26 @@ struct NcclCommunicatorOptions {
 };
 
 // Owns a communicator that was created without blocking, so that every wait for it has a deadline
-// and ends soon when the group does. One thread at a time calls NCCL through it; Check and Abort
-// come from any thread.
+// and ends soon when the group does. One thread at a time calls NCCL through it; Check, Abort and
+// giving a registration back come from any thread.
 class NcclCommunicator {
  public:
-  // All ranks call it. The unique id travels through the job's authenticated store.
+  // All ranks call it. The unique id travels through the job's authenticated store. kTimeout: it
+  // took longer than the patience; else what NCCL, the store or options.lost said.
   static Result<std::unique_ptr<NcclCommunicator>> Create(
       std::shared_ptr<const NcclLibrary> library, Store& store, NcclCommunicatorOptions options);
   ~NcclCommunicator();  // finalises; aborts where that does not end within the patience
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
-  // Calls `start(api, comm)`, which puts operations on a stream between group_start and group_end,
-  // and waits until NCCL has taken them. Not OK is final: the communicator was aborted, and the
-  // text names the ranks, what NCCL said, and what to look at.
-  Status Enqueue(const std::function<nccl::Result(const nccl::Api&, nccl::Comm)>& start);
+  const NcclCommunicatorOptions& options() const { return options_; }
+  const NcclLibrary& library() const { return *library_; }
+
+  // Calls `start(api, comm)`, which puts operations on a stream, as one group of NCCL's; `what` it
+  // is, for texts. Returns when NCCL has taken them: they are on the stream. Not OK is final: the
+  // communicator was aborted, and the text names the ranks, what NCCL said, and what to look at.
+  using Start = std::function<nccl::Result(const nccl::Api&, nccl::Comm)>;
+  Status Enqueue(std::string_view what, const Start& start);
 
   // What has gone wrong with operations that are on a stream: asks NCCL and options.lost. Not OK
   // has aborted the communicator, so that streams do not wait for ever.
@@ -46,22 +52,25 @@ class NcclCommunicator {
   void Abort(const Status& cause);
 
   // NCCL keeps `memory` registered for this communicator while the returned object lives; null
-  // where the version cannot.
+  // where the version or the memory cannot.
   std::shared_ptr<void> Register(std::byte* memory, std::size_t bytes);
 
-  // The ranks of `color` (all call it); kInvalidArgument where the version has no split.
+  // The ranks of `color` (all call it, in the same order; ≥ 0), by options.rank. options.name is
+  // for texts only. A failure aborts this communicator, too.
   Result<std::unique_ptr<NcclCommunicator>> Split(int color, NcclCommunicatorOptions options);
 
  private:
-  NcclCommunicator(std::shared_ptr<const NcclLibrary> library, NcclCommunicatorOptions options);
-  Status AwaitReady(const std::string& what);
-  Status Failed(const std::string& what, nccl::Result result);
+  struct Handle;  // what a registration shares with its communicator
+
+  NcclCommunicator(std::shared_ptr<const NcclLibrary> library, NcclCommunicatorOptions options,
+                   nccl::Comm comm);
+  Status AwaitReady(std::string_view what);
+  Status Failed(std::string_view what, nccl::Result result);  // with Handle::mutex; aborts
+  std::string Where() const;
 
   const std::shared_ptr<const NcclLibrary> library_;
   const NcclCommunicatorOptions options_;
-  std::mutex mutex_;           // who may touch comm_
-  nccl::Comm comm_ = nullptr;  // mutex_; null once aborted
-  Status failure_;             // mutex_
+  const std::shared_ptr<Handle> handle_;
 };
 
 }  // namespace hora

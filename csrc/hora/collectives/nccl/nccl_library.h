@@ -13,11 +13,11 @@ namespace hora {
 // An open library; never closed: threads of its own may be running in it. Immutable.
 class NcclLibrary {
  public:
-  // The one that this process has loaded already (PyTorch's), else the first of `candidates` that
+  // `loaded` where this process has it already (PyTorch's), else the first of `candidates` that
   // opens. kResource names all that was tried and how to install it; kInvalidArgument a version
   // older than 2.18.
   static Result<std::shared_ptr<const NcclLibrary>> Open(
-      const std::vector<std::string>& candidates);
+      const std::vector<std::string>& candidates, const std::string& loaded = "libnccl.so.2");
 
   const nccl::Api& api() const { return api_; }
   int version() const { return version_; }  // 22809 is 2.28.9

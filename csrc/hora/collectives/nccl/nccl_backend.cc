@@ -1,0 +1,98 @@
+#include "hora/collectives/nccl/nccl_backend.h"
+
+#include <utility>
+
+#include "hora/base/check.h"
+#include "hora/collectives/check_call.h"
+#include "hora/collectives/nccl/moves.h"
+
+namespace hora {
+
+class NcclBackend::State {
+ public:
+  State(std::shared_ptr<DeviceRuntime> runtime, int device,
+        std::unique_ptr<NcclCommunicator> communicator)
+      : runtime_(std::move(runtime)),
+        device_(device),
+        communicator_(std::move(communicator)),
+        memory_(runtime_, device, communicator_.get()) {
+    const Result<DeviceFacts> facts = runtime_->Facts(device);
+    if (facts) compute_major_ = facts->compute_major;
+  }
+
+  std::optional<NcclReduction> ReductionOf(const OpParams& params) const {
+    const DType number = ComponentOf(params.dtype);
+    const bool averages = params.reduce_op == ReduceOp::kAverage;
+    const bool adds = averages || params.reduce_op == ReduceOp::kSum;
+    const bool scales = params.prescale != 1.0 || params.postscale != 1.0;
+    const bool is_integer = SizeOf(number) > 1 ? !IsFloatingPoint(number)
+                                               : number == DType::kInt8 || number == DType::kUInt8;
+    // Means and scales of integers are made of exact sums, for which NCCL has no room; what is
+    // scaled and not added is rounded once, and here it would be twice.
+    if (is_integer && (averages || scales)) return std::nullopt;
+    if (scales && !adds && number != DType::kBool) return std::nullopt;
+    return NcclReductionOf(params.dtype, params.reduce_op, communicator_->library().version(),
+                           compute_major_);
+  }
+
+  Status Execute(CollectiveCall& call) {
+    const NcclCommunicatorOptions& options = communicator_->options();
+    CheckCall(call, options.rank, options.size);
+    if (Status status = runtime_->MakeCurrent(device_); !status.ok()) return status;
+    NcclMoves moves(*runtime_, communicator_.get(), memory_, call);
+    if (options.size == 1) return moves.Alone();
+    switch (call.params.kind) {
+      case OpKind::kAllreduce:
+      case OpKind::kReducescatter: {
+        const std::optional<NcclReduction> reduction = ReductionOf(call.params);
+        hora::Check(reduction.has_value(), "NCCL is asked for what it supports");
+        return call.params.kind == OpKind::kAllreduce ? moves.Allreduce(*reduction)
+                                                      : moves.Reducescatter(*reduction);
+      }
+      case OpKind::kAllgather:
+        return moves.Allgather();
+      case OpKind::kBroadcast:
+        return moves.Broadcast();
+      case OpKind::kAlltoall:
+        return moves.Alltoall();
+      case OpKind::kBarrier:
+      case OpKind::kJoin:
+        return Status::Ok();  // to have agreed on it is all there is
+    }
+    return Status::Ok();
+  }
+
+  NcclCommunicator& communicator() { return *communicator_; }
+
+ private:
+  const std::shared_ptr<DeviceRuntime> runtime_;
+  const int device_;
+  const std::unique_ptr<NcclCommunicator> communicator_;
+  NcclFusionMemory memory_;
+  int compute_major_ = 0;
+};
+
+NcclBackend::NcclBackend(std::shared_ptr<DeviceRuntime> runtime, int device,
+                         std::unique_ptr<NcclCommunicator> communicator)
+    : state_(std::make_unique<State>(std::move(runtime), device, std::move(communicator))) {}
+
+NcclBackend::~NcclBackend() = default;
+
+bool NcclBackend::Supports(const OpParams& params) const {
+  if (params.device.type != DeviceType::kCuda) return false;
+  const bool reduces = params.kind == OpKind::kAllreduce || params.kind == OpKind::kReducescatter;
+  return !reduces || state_->ReductionOf(params).has_value();
+}
+
+void NcclBackend::Retune(const Tuning&) {}  // NCCL tunes itself
+
+Status NcclBackend::Execute(CollectiveCall& call) {
+  const Status status = state_->Execute(call);
+  // Peers must not wait for what was not put on this rank's stream.
+  if (!status.ok()) state_->communicator().Abort(status);
+  return status;
+}
+
+Status NcclBackend::Check() { return state_->communicator().Check(); }
+
+}  // namespace hora

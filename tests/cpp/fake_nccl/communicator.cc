@@ -1,0 +1,243 @@
+#include "fake_nccl/communicator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "hora/kernels/reduce.h"
+
+// Of the executable that has opened the library: see simulated_device.h.
+extern "C" void simulated_stream_enqueue(void* stream, void (*work)(void*), void* context);
+
+namespace hora::fake_nccl {
+namespace {
+
+DType DTypeOf(DataType type) {
+  constexpr DType kTypes[] = {DType::kInt8,     DType::kUInt8,        DType::kInt32,
+                              DType::kUInt32,   DType::kInt64,        DType::kUInt64,
+                              DType::kFloat16,  DType::kFloat32,      DType::kFloat64,
+                              DType::kBFloat16, DType::kFloat8E4M3FN, DType::kFloat8E5M2};
+  return kTypes[static_cast<int>(type)];
+}
+
+ReduceOp ReduceOpOf(RedOp op) {
+  constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kProduct, ReduceOp::kMax, ReduceOp::kMin,
+                               ReduceOp::kAverage};
+  return kOps[static_cast<int>(op)];
+}
+
+const std::byte* At(const void* memory, std::size_t offset) {
+  return static_cast<const std::byte*>(memory) + offset;
+}
+std::byte* At(void* memory, std::size_t offset) { return static_cast<std::byte*>(memory) + offset; }
+
+struct OnStream {
+  std::function<void()> work;
+  static void Run(void* self) {
+    const std::unique_ptr<OnStream> own(static_cast<OnStream*>(self));
+    own->work();
+  }
+};
+
+}  // namespace
+
+std::size_t BytesOf(DataType type) { return SizeOf(DTypeOf(type)); }
+
+Communicator::Communicator(std::string name, int rank, int size, bool blocking)
+    : meeting_(std::move(name), rank, size), blocking_(blocking) {
+  ++Control().communicators;
+  polls_left_ = Control().polls;
+}
+
+Communicator::~Communicator() {
+  --Control().communicators;
+  Control().registrations -= static_cast<int>(registered_.size());
+  for (void* const handle : registered_) std::free(handle);
+}
+
+bool Communicator::IsFaulty() const {
+  const int rank = Control().faults.rank;
+  return rank == -1 || rank == meeting_.rank();
+}
+
+NcclResult Communicator::Fail(NcclResult result) {
+  error_ = result;
+  return result;
+}
+
+NcclResult Communicator::Poll() {
+  if (error_ != NcclResult::kSuccess) return error_;
+  std::function<void()> due;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!meeting_.complete() || (Control().faults.creation_hangs && IsFaulty())) {
+      return NcclResult::kInProgress;
+    }
+    if (polls_left_ > 0) {
+      --polls_left_;
+      return NcclResult::kInProgress;
+    }
+    if (split_ && !TrySplit()) return NcclResult::kInProgress;
+    if (finalizing_ && on_streams_ != 0) return NcclResult::kInProgress;
+    due = std::exchange(due_, {});
+  }
+  if (due) due();
+  return error_;
+}
+
+NcclResult Communicator::Launch(std::vector<Operation> group, void* stream) {
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    ++launched_;
+    ++Control().operations;
+    if (IsReached(Control().faults.fail_at)) return Fail(Control().faults.failure);
+  }
+  if (blocking_ || Control().polls == 0) {
+    Enqueue(std::move(group), stream);
+    return error_;
+  }
+  const std::lock_guard lock(mutex_);
+  if (due_) ++Control().late;  // the caller did not wait until the last one was through
+  polls_left_ = Control().polls;
+  due_ = [this, group = std::move(group), stream] { Enqueue(group, stream); };
+  return NcclResult::kInProgress;
+}
+
+void Communicator::Enqueue(std::vector<Operation> group, void* stream) {
+  const bool hangs = IsReached(Control().faults.hang_at);
+  const bool fails = IsReached(Control().faults.fail_async_at);
+  ++on_streams_;
+  auto work = [self = shared_from_this(), group = std::move(group), hangs, fails] {
+    std::this_thread::sleep_for(std::chrono::microseconds(Control().delay_us));
+    if (fails) self->Fail(Control().faults.failure);
+    if (hangs || fails || !self->Run(group)) {
+      self->meeting_.Await([&] { return self->aborted_.load(); });
+    }
+    --self->on_streams_;
+  };
+  simulated_stream_enqueue(stream, OnStream::Run, new OnStream{std::move(work)});
+}
+
+void Communicator::Finalize() {
+  const std::lock_guard lock(mutex_);
+  finalizing_ = true;
+}
+
+void Communicator::Abort() {
+  ++Control().aborts;
+  aborted_ = true;
+  meeting_.Wake();
+  const std::lock_guard lock(mutex_);
+  due_ = {};
+  split_.reset();
+}
+
+void* Communicator::Register() {
+  const std::lock_guard lock(mutex_);
+  ++Control().registrations;
+  return *registered_.insert(std::malloc(1)).first;
+}
+
+bool Communicator::Deregister(void* handle) {
+  const std::lock_guard lock(mutex_);
+  if (registered_.erase(handle) == 0) return false;
+  std::free(handle);
+  --Control().registrations;
+  return true;
+}
+
+void Communicator::BeginSplit(int color, int key,
+                              std::function<void(std::shared_ptr<Communicator>)> made) {
+  const std::lock_guard lock(mutex_);
+  ++split_round_;
+  SplitVote& vote = meeting_.vote(rank(), split_round_);
+  vote.color = color;
+  vote.key = key;
+  vote.round = split_round_;
+  split_.emplace(color, std::move(made));
+}
+
+bool Communicator::TrySplit() {
+  std::vector<std::pair<int, int>> part;  // key, rank
+  for (int other = 0; other < size(); ++other) {
+    SplitVote& vote = meeting_.vote(other, split_round_);
+    if (vote.round != split_round_) return false;
+    if (vote.color == split_->first) part.emplace_back(vote.key, other);
+  }
+  std::sort(part.begin(), part.end());
+  const auto own = std::find_if(part.begin(), part.end(),
+                                [&](const auto& entry) { return entry.second == rank(); });
+  const auto [color, made] = *std::exchange(split_, std::nullopt);
+  if (color < 0) return true;
+  made(std::make_shared<Communicator>(
+      name() + "-" + std::to_string(split_round_) + "-" + std::to_string(color),
+      static_cast<int>(own - part.begin()), static_cast<int>(part.size()), blocking_));
+  return true;
+}
+
+// Collectives one after the other, what goes from one rank to another all at once, as in NCCL.
+bool Communicator::Run(const std::vector<Operation>& group) {
+  for (const Operation& operation : group) {
+    const bool is_transfer = operation.kind == Kind::kSend || operation.kind == Kind::kRecv;
+    if (!is_transfer && !RunOne(operation)) return false;
+  }
+  return RunTransfers(group);
+}
+
+bool Communicator::RunTransfers(const std::vector<Operation>& group) {
+  std::vector<Outgoing> out;
+  std::vector<Incoming> in;
+  for (const Operation& one : group) {
+    const Header header{static_cast<std::uint32_t>(Kind::kSend), 0, one.count * BytesOf(one.type)};
+    if (one.kind == Kind::kSend) out.push_back({one.root, header, At(one.from, 0)});
+    if (one.kind == Kind::kRecv) in.push_back({one.root, header, At(one.to, 0)});
+  }
+  return meeting_.Exchange(std::move(out), std::move(in), [this] { return aborted_.load(); });
+}
+
+// Everybody sends what the others need of it, and reduces in the order of the ranks.
+bool Communicator::RunOne(const Operation& one) {
+  const std::size_t bytes = one.count * BytesOf(one.type);
+  const auto kind = static_cast<std::uint32_t>(one.kind);
+  const bool rooted = one.kind == Kind::kReduce || one.kind == Kind::kBroadcast;
+  const Header header{kind, rooted ? static_cast<std::uint32_t>(one.root) : 0, bytes};
+  const bool gathers = one.kind == Kind::kAllGather || one.kind == Kind::kBroadcast;
+  const bool sends = one.kind != Kind::kBroadcast || one.root == rank();
+  const bool receives = one.kind != Kind::kReduce || one.root == rank();
+  const auto place = static_cast<std::size_t>(size());
+  std::vector<std::byte> operands(bytes * place);  // not in place: peers may still be reading
+  std::vector<Outgoing> out;
+  std::vector<Incoming> in;
+  for (int peer = 0; peer < size(); ++peer) {
+    const auto slot = static_cast<std::size_t>(peer);
+    const std::size_t offset = one.kind == Kind::kReduceScatter ? slot * bytes : 0;
+    if (sends && (one.kind != Kind::kReduce || peer == one.root)) {
+      out.push_back({peer, header, At(one.from, offset)});
+    }
+    if (receives && (one.kind != Kind::kBroadcast || peer == one.root)) {
+      in.push_back({peer, header, operands.data() + slot * bytes});
+    }
+  }
+  if (!meeting_.Exchange(std::move(out), std::move(in), [this] { return aborted_.load(); })) {
+    return false;
+  }
+  if (!receives || bytes == 0) return true;
+  if (gathers) {
+    const bool all = one.kind == Kind::kAllGather;
+    const std::size_t from = all ? 0 : static_cast<std::size_t>(one.root) * bytes;
+    std::memcpy(one.to, operands.data() + from, all ? operands.size() : bytes);
+    return true;
+  }
+  std::vector<const std::byte*> sources;
+  for (std::size_t peer = 0; peer < place; ++peer) {
+    sources.push_back(operands.data() + peer * bytes);
+  }
+  std::byte* const to = At(one.to, 0);
+  Reduce({.dtype = DTypeOf(one.type), .op = ReduceOpOf(one.op), .divisor = size()}, sources,
+         {&to, 1}, one.count);
+  return true;
+}
+
+}  // namespace hora::fake_nccl
