@@ -29,13 +29,14 @@ _DEVICE = "eth0"
 _NETWORK = "10.78.0"
 _FIRST_PORT = 29_600
 _CONGESTION_CONTROL = "cubic"
-# What moves data: (HORA_BACKEND, HORA_DATA_PLANE). The first two are the goals' P17 and P18.
+# What moves data: HORA_BACKEND, and HORA_DATA_PLANE where hora's TCP does. The first two are the
+# goals' P17 and P18.
 _HORA = {
     "hora-auth": ("tcp", "auth"),
     "hora-tls": ("tcp", "tls"),
     "hora-flat": ("flat-tcp", "auth"),
-    "hora-over-gloo": ("gloo", "auth"),
-    "hora-flat-gloo": ("flat-gloo", "auth"),
+    "hora-over-gloo": ("gloo", ""),
+    "hora-flat-gloo": ("flat-gloo", ""),
 }
 # The same; mpirun starts these, as MPI itself must move the data.
 _HORA_BY_MPIRUN = {"hora-over-mpi": "mpi", "hora-flat-mpi": "flat-mpi"}
@@ -166,7 +167,9 @@ def all_peers(cable: Cable, installed: Installation) -> list[Peer]:
             *("--nproc-per-node", str(RANKS // HOSTS), "--master-addr", cable.address(0)),
             *("--master-port", str(_FIRST_PORT + 2 * index), "--no-prefix"),
             *("--secret-file", str(cable.folder / "secret")),
-            *("--backend", backend, "--data-plane", protection, "--"),
+            *("--backend", backend),
+            *(("--data-plane", protection) if protection else ()),
+            "--",
         )
         found.append(Peer(name, (*inside, *launch, *worker, "hora", "{folder}"), per_host=HOSTS))
     places = {"RANK": "{rank}", "WORLD_SIZE": "{ranks}", "GLOO_SOCKET_IFNAME": _DEVICE}
@@ -177,7 +180,7 @@ def all_peers(cable: Cable, installed: Installation) -> list[Peer]:
     found += [gloo, replace(gloo, name="gloo-unbound", command=free)]
     if installed.has("openmpi"):
         ranks = (*worker, "hora", "{folder}")
-        meeting = {"HORA_RENDEZVOUS_DIR": str(cable.folder / "jobs"), "HORA_DATA_PLANE": "auth"}
+        meeting = {"HORA_RENDEZVOUS_DIR": str(cable.folder / "jobs")}
         meeting |= {"HORA_NETWORK_INTERFACES": _DEVICE}
         meeting |= {"HORA_MPI": str(installed.root("openmpi") / "lib" / "libmpi.so.40")}
         for name, backend in _HORA_BY_MPIRUN.items():

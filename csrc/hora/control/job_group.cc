@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "hora/base/format.h"
@@ -57,7 +58,26 @@ struct MeetingPoint {
   }
 };
 
+constexpr std::string_view kUnset = "(unset)";  // nobody asked
+
+// Whether hora itself moves the data across hosts. Libraries neither authenticate nor encrypt.
+bool MovesDataItself(std::string_view engine) { return engine == "tcp" || engine == "flat-tcp"; }
+
+// A protection that was asked for holds, or the job does not start.
+Status CheckDataPlane(const RankCard& card, std::size_t rank) {
+  if (card.data_plane == kUnset || MovesDataItself(card.engine)) return Status::Ok();
+  const std::string_view engine = card.engine;
+  return Error(StatusCode::kInvalidArgument,
+               "HORA_DATA_PLANE={} (--data-plane; of rank {} on {}) cannot be kept by {}, which "
+               "neither encrypts nor authenticates: unset one of HORA_DATA_PLANE (--data-plane), "
+               "HORA_BACKEND (--backend)",
+               card.data_plane, rank, card.host,
+               engine.starts_with("flat-") ? engine.substr(5) : engine);
+}
+
 Status CheckCards(const std::vector<RankCard>& cards) {
+  const auto hosts = std::count_if(cards.begin(), cards.end(),
+                                   [](const RankCard& card) { return card.local_rank == 0; });
   for (std::size_t rank = 0; rank < cards.size(); ++rank) {
     const RankCard& card = cards[rank];
     if (card.version != cards[0].version) {
@@ -72,6 +92,7 @@ Status CheckCards(const std::vector<RankCard>& cards) {
                    "same for all ranks",
                    rank, card.host, card.engine, cards[0].host, cards[0].engine);
     }
+    if (Status status = CheckDataPlane(card, rank); hosts > 1 && !status.ok()) return status;
     if (card.data_plane != cards[0].data_plane) {
       return Error(StatusCode::kMismatch,
                    "rank {} on {} was started with HORA_DATA_PLANE={}, rank 0 on {} with {}: set "
@@ -128,11 +149,12 @@ class Forming {
     if (!store) return store.error();
     const Result<SocketAddress> own = ChooseAddress(options_.interfaces, *store);
     if (!own) return own.error();
+    data_ = options_.data.value_or(store->IsLoopback() ? Protection::kChecksum : Protection::kTls);
     auto network = PeerNetwork::Open({.rank = options_.rank,
                                       .bind = *own,
                                       .credentials = options_.credentials,
                                       .control = options_.control,
-                                      .data = options_.data});
+                                      .data = data_});
     if (!network) return network.error();
     group_.network = std::move(*network);
     if (options_.local_rank == 0) {
@@ -150,6 +172,7 @@ class Forming {
   }
 
   Status Meet() {
+    const bool says_protection = options_.data || MovesDataItself(options_.engine);
     const RankCard mine{.version = HORA_VERSION,
                         .local_rank = options_.local_rank,
                         .local_size = options_.local_size,
@@ -157,7 +180,7 @@ class Forming {
                         .address = group_.network->address().ToString(),
                         .rendezvous = point_.name,
                         .engine = options_.engine,
-                        .data_plane = std::string(ToString(options_.data)),
+                        .data_plane = std::string(says_protection ? ToString(data_) : kUnset),
                         .tunables = options_.tunables};
     const Result<Meeting> meeting =
         group_.store->Meet(options_.rank, options_.size, Encode(mine), deadline_);
@@ -204,6 +227,7 @@ class Forming {
 
   const JobGroupOptions& options_;
   const TimePoint deadline_;
+  Protection data_ = Protection::kTls;
   MeetingPoint point_;
   std::vector<RankCard> cards_;
   JobGroup group_;

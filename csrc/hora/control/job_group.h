@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,9 @@ struct JobGroupOptions {
   JobCredentials credentials;
   std::vector<std::string> interfaces;  // see ChooseAddress
   Protection control = Protection::kTls;
-  Protection data = Protection::kTls;
-  std::string engine;  // what moves data across hosts, equal on all ranks
+  // nullopt, nobody asked: kTls, and kChecksum where all of it stays on the loopback interface.
+  std::optional<Protection> data;
+  std::string engine;  // what moves data across hosts, as HORA_BACKEND has it; equal on all ranks
   Tunables tunables;   // rank 0's are used by all
   Duration timeout = std::chrono::seconds(30);
 };
@@ -47,7 +49,8 @@ struct JobGroup {
 // Meets all other ranks at the store, forms the group of this host and opens the network to the
 // others. Blocks until everybody is there, or the timeout. Errors name who is missing or differs:
 // kTimeout, kMismatch (versions, engines, protections, ranks that are not numbered host by host),
-// and those of FormHostGroup. May be retried after a failure.
+// kInvalidArgument (somebody asks for a protection of the data that the engine does not have), and
+// those of FormHostGroup. May be retried after a failure.
 Result<JobGroup> FormJobGroup(const JobGroupOptions& options);
 
 }  // namespace hora

@@ -1,6 +1,7 @@
 #include "hora/engine/job_settings.h"
 
 #include <algorithm>
+#include <optional>
 
 namespace hora {
 
@@ -22,17 +23,17 @@ Protection ControlProtection(const Config& config) {
 
 JobGroupOptions JobGroupOptionsOf(const Topology& topology, const Config& config,
                                   const std::string& store) {
-  const Result<SocketAddress> address = SocketAddress::Parse(store);
-  const bool stays_here = address && address->IsLoopback();
-  std::string data = config.network.data_plane;
-  if (data.empty()) data = stays_here ? "auth" : "tls";
+  std::optional<Protection> data;
+  if (const std::string& asked = config.network.data_plane; !asked.empty()) {
+    data = asked == "tls" ? Protection::kTls : Protection::kChecksum;
+  }
   return {.rank = topology.rank,
           .size = topology.size,
           .local_rank = topology.local_rank,
           .local_size = topology.local_size,
           .store = store,
           .control = ControlProtection(config),
-          .data = data == "tls" ? Protection::kTls : Protection::kChecksum,
+          .data = data,
           .engine = config.network.engine,
           .tunables = TunablesOf(config),
           .timeout = config.start_timeout};

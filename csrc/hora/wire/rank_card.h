@@ -17,7 +17,7 @@ struct RankCard {
   std::string address;     // "ip:port" of its listener
   std::string rendezvous;  // of its host's ranks, from the first of them (an abstract Unix socket)
   std::string engine;      // what moves data across hosts; all the same
-  std::string data_plane;  // how it is protected on its way; all the same
+  std::string data_plane;  // how it is protected on its way, or asked to be; all the same
   Tunables tunables;       // rank 0's count
 
   friend bool operator==(const RankCard&, const RankCard&) = default;

@@ -68,7 +68,7 @@ TEST(JobGroup, RanksOfAHostShareABoardAndAllKnowTheLayout) {
 
 // What every rank is told when one of them differs.
 void ExpectRefusal(const std::function<void(int, JobGroupOptions&)>& change,
-                   const std::string& text) {
+                   const std::string& text, StatusCode code = StatusCode::kMismatch) {
   const StoreJob job;
   const HostLayout layout({2, 2});
   OnThreads(layout.size(), [&](int rank) {
@@ -76,7 +76,7 @@ void ExpectRefusal(const std::function<void(int, JobGroupOptions&)>& change,
     change(rank, options);
     const auto group = FormJobGroup(options);
     ASSERT_FALSE(group);
-    EXPECT_EQ(group.error().code(), StatusCode::kMismatch);
+    EXPECT_EQ(group.error().code(), code);
     EXPECT_NE(group.error().message().find(text), std::string::npos) << group.error().message();
   });
 }
@@ -98,6 +98,31 @@ TEST(JobGroup, ProtectionsThatDifferAreTold) {
         if (rank == 3) options.data = Protection::kTls;
       },
       "HORA_DATA_PLANE=tls, rank 0");
+}
+
+TEST(JobGroup, AProtectionThatALibraryCannotKeepIsRefusedByAll) {
+  ExpectRefusal(
+      [](int rank, JobGroupOptions& options) {
+        options.engine = "flat-gloo";
+        options.data = rank == 3 ? std::optional(Protection::kTls) : std::nullopt;
+      },
+      "cannot be kept by gloo, which neither encrypts nor authenticates",
+      StatusCode::kInvalidArgument);
+}
+
+// Nobody asked for it, or nothing leaves the host.
+TEST(JobGroup, LibrariesNeedNoProtectionThatNobodyMisses) {
+  for (const auto& layout : {HostLayout({2, 1}), HostLayout({3})}) {
+    const StoreJob job;
+    OnThreads(layout.size(), [&](int rank) {
+      JobGroupOptions options = OptionsOf(job, rank, layout);
+      options.engine = "mpi";
+      if (layout.hosts() > 1) options.data.reset();
+      const auto group = FormJobGroup(options);
+      ASSERT_TRUE(group) << group.error().ToString();
+      Close(*group);
+    });
+  }
 }
 
 TEST(JobGroup, WhoIsMissingIsNamed) {

@@ -37,7 +37,10 @@ del sys.modules["sklearn"], sys.modules["sklearn.datasets"]
 torch.set_num_threads(1)
 for way in ways:
     os.environ["HORA_BACKEND"], _, plane = way.partition("/")
-    os.environ["HORA_DATA_PLANE"] = plane or "tls"
+    if plane or "tcp" in way:  # libraries have no protection of their own
+        os.environ["HORA_DATA_PLANE"] = plane or "tls"
+    else:
+        os.environ.pop("HORA_DATA_PLANE", None)
     hvd.init()
     together = digits.train_together(argparse.Namespace(**{_SETTINGS!r}))
     parameters = [parameter.detach() for parameter in together.model.parameters()]
