@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "hora/base/format.h"
+#include "hora/base/logging.h"
 #include "hora/net/handshake.h"
 #include "hora/net/network_thread.h"
 #include "hora/net/socket_io.h"
@@ -28,6 +29,8 @@ constexpr Duration kAnswerDelay = std::chrono::seconds(1);
 // for so long. One with another key does the same each time.
 constexpr Duration kHandshakeAttempts = std::chrono::seconds(2);
 constexpr Duration kBetweenAttempts = std::chrono::milliseconds(50);
+// Launchers are started by hand, one after the other. Who waits for the first longer says so.
+constexpr Duration kSilentWait = std::chrono::seconds(2);
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
@@ -64,6 +67,7 @@ class StoreClient final : public Store {
   Result<Answer> Ask(const std::string& what, TimePoint deadline, MakeRequest request);
   Result<StoreMessage> Converse(const StoreMessage& request, TimePoint deadline);
   Result<StoreMessage> AwaitAnswer(TimePoint deadline);
+  Result<UniqueFd> DialPatiently(TimePoint deadline);
   Status About(const Status& cause) const;
 
   const SocketAddress address_;
@@ -72,13 +76,15 @@ class StoreClient final : public Store {
   std::mutex mutex_;
   std::condition_variable turn_ends_;
   bool busy_ = false;
+  bool has_warned_ = false;            // that it still waits; of whoever has the turn
   std::optional<StoreStream> stream_;  // of whoever has the turn
 };
 
 Status StoreClient::Connect(TimePoint deadline, bool patient) {
   TimePoint last_attempt = TimePoint::max();
   for (;;) {
-    Result<UniqueFd> socket = Dial(address_, deadline, patient);
+    Result<UniqueFd> socket =
+        patient ? DialPatiently(deadline) : Dial(address_, deadline, /*patient=*/false);
     if (!socket) return About(socket.error());
     const TimePoint attempt_ends = std::min(deadline, Now() + kHandshakePatience);
     Result<Channel> channel = Handshake::Run(std::move(*socket), handshake_, attempt_ends);
@@ -91,6 +97,22 @@ Status StoreClient::Connect(TimePoint deadline, bool patient) {
     if (!may_heal || Now() + kBetweenAttempts >= last_attempt) return About(channel.error());
     poll(nullptr, 0, PollTimeoutMs(Now() + kBetweenAttempts));
   }
+}
+
+Result<UniqueFd> StoreClient::DialPatiently(TimePoint deadline) {
+  const TimePoint silent_until = has_warned_ ? deadline : std::min(deadline, Now() + kSilentWait);
+  Result<UniqueFd> socket = Dial(address_, silent_until);
+  const bool still_waits = !socket && silent_until < deadline && Now() >= silent_until;
+  if (!still_waits) return socket;
+  has_warned_ = true;
+  const int rank = handshake_.mine.rank;
+  Log(LogLevel::kWarning, rank,
+      fmt::format("rank {} still waits for the job's store: {}; gives up in {:.0f} s. Check that "
+                  "the launcher of the first host runs, and listens at this address "
+                  "(--master-addr, --master-port)",
+                  rank, socket.error().message(),
+                  std::chrono::duration<double>(deadline - Now()).count()));
+  return Dial(address_, deadline);
 }
 
 Result<Meeting> StoreClient::Meet(int rank, int size, const std::string& tells,

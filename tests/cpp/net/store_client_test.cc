@@ -2,11 +2,16 @@
 #include "hora/net/store_client.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <functional>
+#include <string>
 #include <thread>
 
+#include "hora/base/format.h"
 #include "hora/net/handshake.h"
 #include "hora/net/socket_io.h"
 #include "hora/net/store_stream.h"
@@ -81,6 +86,33 @@ TEST(StoreClient, ASilentStoreIsGivenUp) {
   ASSERT_FALSE(value);
   EXPECT_EQ(value.error().code(), StatusCode::kTimeout);
   EXPECT_NE(value.error().message().find("no answer in time"), std::string::npos);
+}
+
+// Waiting is right, as launchers are started by hand; silence is not.
+TEST(StoreClient, SaysOnceThatItWaitsForAStoreThatIsNotThere) {
+  const UniqueFd holder(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in name{};
+  socklen_t bytes = sizeof(name);
+  name.sin_family = AF_INET;
+  name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  auto* const any_port = reinterpret_cast<sockaddr*>(&name);
+  ASSERT_EQ(bind(holder.get(), any_port, bytes), 0);  // so nobody else takes the port
+  ASSERT_EQ(getsockname(holder.get(), any_port, &bytes), 0);
+  const auto address = SocketAddress::From(any_port, bytes);
+  ASSERT_TRUE(address) << address.error().ToString();
+
+  ::testing::internal::CaptureStderr();
+  const auto store =
+      ConnectToStore(*address, 3, SampleCredentials(), Protection::kMac, In(milliseconds(2600)));
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code(), StatusCode::kPeerFailed);
+  const std::string line = fmt::format(
+      "hora[rank 3] warning: rank 3 still waits for the job's store: {} refuses connections: ",
+      address->ToString());
+  EXPECT_TRUE(said.starts_with(line)) << said;
+  EXPECT_NE(said.find("; gives up in 1 s. Check that"), std::string::npos) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
 }  // namespace
