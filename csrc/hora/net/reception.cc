@@ -209,6 +209,7 @@ void Reception::TurnAway(Strangers::iterator stranger, const Status& why) {
   last_reason_ = why.message().starts_with(other_end)
                      ? why.message()
                      : fmt::format("{}: {}", other_end, why.message());
+  if (why.code() == StatusCode::kInvalidArgument) misfit_ = Status(why.code(), last_reason_);
   if (Now() >= next_log_) {
     Log(LogLevel::kWarning, options_.rank,
         fmt::format("turned away a connection to {} from {} ({} so far)", address().ToString(),

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hora/base/clock.h"
@@ -55,6 +57,9 @@ class Reception {
   void Expect(int members);
   // For the error of somebody who waited in vain: who came instead, "" when nobody did.
   std::string TurnedAway() const;
+  // Why a process of this job was turned away since the last call: its hello has the job's tag, but
+  // another version or protection, which waiting would not heal. It may be a recorded one.
+  std::optional<Status> TakeMisfit() { return std::exchange(misfit_, std::nullopt); }
 
   void CloseInForkedChild() const noexcept;
 
@@ -96,6 +101,7 @@ class Reception {
   TimePoint paused_until_{};  // the listener is not watched
   std::uint64_t turned_away_ = 0;
   std::string last_reason_;
+  std::optional<Status> misfit_;
   TimePoint next_log_{};
 };
 

@@ -64,13 +64,27 @@ StoreGathering::Outcome StoreGathering::Complete() {
   outcome.answer = std::move(answer);
   present_.clear();
   left_.clear();
+  has_met_ = true;
   return outcome;
 }
 
 StoreGathering::Outcome StoreGathering::FailAll(MemberId member, int rank, Status status,
                                                 TimePoint now) {
-  Outcome outcome{{member}, Refusal{status}};
-  failure_ = Failure{std::move(status), RankSet::Of(rank), now + kFailureMemory};
+  Outcome outcome = FailPresent(std::move(status), RankSet::Of(rank), now);
+  outcome.members.insert(outcome.members.begin(), member);
+  return outcome;
+}
+
+StoreGathering::Outcome StoreGathering::Refuse(Status status, TimePoint now) {
+  if (has_met_) return {};
+  // Each rank of a host that differs is a reason: who was told of one may begin again.
+  const bool still_fails = failure_ && now < failure_->until;
+  return FailPresent(std::move(status), still_fails ? failure_->told : RankSet(), now);
+}
+
+StoreGathering::Outcome StoreGathering::FailPresent(Status status, RankSet told, TimePoint now) {
+  Outcome outcome{{}, Refusal{status}};
+  failure_ = Failure{std::move(status), std::move(told), now + kFailureMemory};
   for (const auto& [present_rank, present] : present_) {
     outcome.members.push_back(present.id);
     failure_->told.Add(present_rank);

@@ -35,6 +35,10 @@ class StoreGathering {
   std::optional<Outcome> Come(MemberId member, MeetRequest request, const std::string& address,
                               TimePoint now);
   void Leave(MemberId member);  // its connection has ended
+  // The job cannot meet for this reason; who waits and who comes in the next seconds gets it. Only
+  // until a first meeting has ended, as the reason may be a recorded hello that a stranger repeats:
+  // so he can keep a job from starting, which he could by dropping packets too, but end none.
+  Outcome Refuse(Status status, TimePoint now);
   // Its patience has ended: it leaves, with this.
   Status GiveUp(MemberId member, TimePoint now);
 
@@ -58,6 +62,7 @@ class StoreGathering {
 
   Outcome Complete();
   Outcome FailAll(MemberId member, int rank, Status status, TimePoint now);
+  Outcome FailPresent(Status status, RankSet told, TimePoint now);
   std::string Fate(const RankSet& missing) const;
 
   std::uint64_t generation_;
@@ -66,6 +71,7 @@ class StoreGathering {
   std::map<int, Member> present_;    // by rank
   std::map<int, std::string> left_;  // since the last meeting: how
   std::optional<Failure> failure_;
+  bool has_met_ = false;  // once
 };
 
 }  // namespace hora

@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <optional>
 #include <random>
 #include <utility>
 #include <variant>
@@ -64,8 +65,19 @@ void StoreServer::Loop::Run() {
     const TimePoint now = WaitForEvents(ready);
     for (const MemberId id : ready) Serve(id);
     for (Newcomer& newcomer : reception_->Receive()) Welcome(std::move(newcomer));
+    TellOfMisfit();
     ExpirePatience(now);
   }
+}
+
+// The others would wait in vain for a rank that this store turns away.
+void StoreServer::Loop::TellOfMisfit() {
+  const std::optional<Status> misfit = reception_->TakeMisfit();
+  if (!misfit) return;
+  Deliver(gathering_.Refuse(
+      Error(misfit->code(), "the store at {} turned away a process of this job: {}",
+            address().ToString(), misfit->message()),
+      Now()));
 }
 
 // Sleeps until somebody has something to say, comes, or a patience ends.

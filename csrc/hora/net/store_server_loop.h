@@ -47,6 +47,7 @@ class StoreServer::Loop {
   void Answer(MemberId id, const StoreMessage& answer);
   void Deliver(const StoreGathering::Outcome& outcome);
   void Send(MemberId id, const StoreFrame& frame);
+  void TellOfMisfit();
   void ExpirePatience(TimePoint now);
   void Drop(MemberId id);
   void SayGoodbye();

@@ -136,5 +136,33 @@ TEST_F(StoreGatheringTest, SaysWhenAMissingRankNeverCame) {
       gathering_.GiveUp(MemberOf(0), now_).message().ends_with("have 0; missing 1 (never seen)"));
 }
 
+TEST_F(StoreGatheringTest, ARefusalEndsTheWaitOfThoseWhoAreThereAndComeSoon) {
+  EXPECT_FALSE(Come(0, 3));
+  const Status misfit(StatusCode::kInvalidArgument, "another version");
+  const auto told = gathering_.Refuse(misfit, now_);
+  EXPECT_EQ(Refused(told).message(), "another version");
+  EXPECT_EQ(told.members, std::vector<std::uint64_t>{MemberOf(0)});
+  EXPECT_TRUE(gathering_.Refuse(misfit, now_).members.empty());  // another rank of that host
+  now_ += seconds(1);
+  EXPECT_EQ(Refused(Come(1, 3)).message(), "another version");
+  EXPECT_FALSE(Come(0, 3)) << "it has been told, and tries again";
+  EXPECT_FALSE(Come(1, 3));
+  EXPECT_EQ(Met(Come(2, 3)).told.size(), 3u);
+}
+
+TEST_F(StoreGatheringTest, ARefusalPasses) {
+  EXPECT_TRUE(gathering_.Refuse(Status(StatusCode::kInvalidArgument, "x"), now_).members.empty());
+  now_ += seconds(6);
+  EXPECT_EQ(Met(Come(0, 1)).told.size(), 1u);
+}
+
+// What a stranger has recorded must not end a job that runs.
+TEST_F(StoreGatheringTest, NobodyIsRefusedAfterTheFirstMeeting) {
+  EXPECT_EQ(Met(Come(0, 1)).told.size(), 1u);
+  EXPECT_FALSE(Come(0, 2));
+  EXPECT_TRUE(gathering_.Refuse(Status(StatusCode::kInvalidArgument, "x"), now_).members.empty());
+  EXPECT_EQ(Met(Come(1, 2)).told.size(), 2u);
+}
+
 }  // namespace
 }  // namespace hora

@@ -72,6 +72,28 @@ TEST_P(StoreTest, FourRanksMeetAgainAndAgain) {
   EXPECT_EQ(generations.size(), 20u);
 }
 
+// Rank 1 can never come: rank 0 need not wait for it.
+TEST_P(StoreTest, AMemberWithAnotherProtectionEndsTheMeeting) {
+  const Protection other = GetParam() == Protection::kTls ? Protection::kMac : Protection::kTls;
+  const auto store = job_.Connect(0);
+  ASSERT_NE(store, nullptr);
+  std::jthread differs([&] {
+    const auto refused =
+        ConnectToStore(job_.address(), 1, SampleCredentials(), other, In(seconds(20)));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), StatusCode::kInvalidArgument);
+  });
+  const TimePoint soon = In(seconds(10));
+  const auto meeting = store->Meet(0, 2, "", In(seconds(60)));
+  ASSERT_FALSE(meeting);
+  EXPECT_LT(SteadyClock::Instance().Now(), soon);
+  EXPECT_EQ(meeting.error().code(), StatusCode::kInvalidArgument);
+  const std::string& message = meeting.error().message();
+  EXPECT_NE(message.find("turned away a process of this job: 127.0.0.1:"), std::string::npos)
+      << message;
+  EXPECT_NE(message.find("set HORA_CONTROL_PLANE to the same value"), std::string::npos) << message;
+}
+
 TEST_P(StoreTest, ManyRanksComeAtOnce) {
   constexpr int kRanks = 64;
   OnThreads(kRanks, [&](int rank) {

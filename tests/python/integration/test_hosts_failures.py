@@ -294,10 +294,40 @@ def test_hosts_that_differ(two, start, tmp_path, name, ours, theirs):
 
 
 def test_a_host_with_another_control_plane(two, start, tmp_path):
-    """The store turns it away: only its own ranks can say why, and the launcher ends the rest."""
+    """The store turns it away, and tells those who wait for it."""
     found = fail_to_start(two, start, tmp_path, "h2", "HORA_CONTROL_PLANE", "mac")
-    assert set(found) <= {2, 3}
-    assert all("protection" in words for words in found.values())
+    assert set(found) == set(range(RANKS)), found
+    for rank, words in found.items():
+        assert "HORA_CONTROL_PLANE" in words, f"rank {rank}: {words}"
+        assert rank > 1 or "10.77.0.2:" in words, f"rank {rank}: {words}"
+
+
+@pytest.mark.parametrize(("backend", "plane"), [("gloo", "tls"), ("flat-mpi", "auth")])
+def test_a_protection_that_a_library_cannot_keep(two, start, tmp_path, backend, plane):
+    settings = ("*", "HORA_BACKEND", backend, "h2", "HORA_DATA_PLANE", plane)
+    found = fail_to_start(two, start, tmp_path, *settings)
+    assert set(found) == set(range(RANKS)), found
+    library = backend.rpartition("-")[2]
+    for rank, words in found.items():
+        assert f"HORA_DATA_PLANE={plane}" in words, f"rank {rank}: {words}"
+        assert f"cannot be kept by {library}" in words, f"rank {rank}: {words}"
+
+
+def test_a_launcher_whose_first_host_never_comes_says_so(two, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("7b" * 32 + "\n")
+    secret.chmod(0o600)
+    words = two.horarun(
+        "--nproc-per-node=1", "--nnodes=2", "--node-rank=1", "--master-addr=10.77.0.1",
+        "--master-port=29502", "--secret-file", str(secret), "-x", "HORA_START_TIMEOUT_SECONDS=4",
+        "--", sys.executable, "-c", BARE + "hvd.init()",
+    )  # fmt: skip
+    code, _, err = two.run("h2", words)
+    assert code != 0
+    lines = [line for line in err.splitlines() if "rank 1 still waits for the job's store" in line]
+    assert len(lines) == 1, err
+    assert "10.77.0.1:29502 refuses connections" in lines[0] and "gives up in 2 s" in lines[0]
+    assert_nothing_left(two)
 
 
 def test_interfaces_that_do_not_exist(two):
