@@ -31,6 +31,34 @@ TEST_P(GlooPlugin, Conforms) {
 INSTANTIATE_TEST_SUITE_P(Ranks, GlooPlugin, testing::Values(1, 2, 3, 4),
                          testing::PrintToStringParamName());
 
+// Two ranks have a way of their own, with four pieces of 512 KiB under way.
+using GlooPluginOfTwo = GlooPlugin;
+INSTANTIATE_TEST_SUITE_P(Ranks, GlooPluginOfTwo, testing::Values(2),
+                         testing::PrintToStringParamName());
+
+TEST_P(GlooPluginOfTwo, ReducesManyPieces) {
+  PluginRanks group(plugin_, GetParam(), 16u << 20);
+  ASSERT_TRUE(group.complete());
+  for (const std::size_t count : {16'385u, 131'072u, 131'073u, 524'288u, 1'500'001u}) {
+    const auto statuses = group.Run([&](int rank, CollectiveBackend& backend) {
+      std::vector<std::int32_t> values(count);
+      for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::int32_t>(i) * (rank + 1);
+      const ByteStream stream({std::as_writable_bytes(std::span(values))});
+      CollectiveCall call =
+          AllreduceCall(Params(DType::kInt32, ReduceOp::kSum), group.size(), stream, stream);
+      const Status status = backend.Execute(call);
+      for (std::size_t i = 0; i < count; ++i) {
+        if (values[i] != static_cast<std::int32_t>(i) * 3) {
+          ADD_FAILURE() << "element " << i << " of " << count << " on rank " << rank;
+          break;
+        }
+      }
+      return status;
+    });
+    for (const Status& status : statuses) EXPECT_TRUE(status.ok()) << status.ToString();
+  }
+}
+
 using GlooPluginFailure = GlooPlugin;
 INSTANTIATE_TEST_SUITE_P(Ranks, GlooPluginFailure, testing::Values(3),
                          testing::PrintToStringParamName());

@@ -7,11 +7,12 @@
 #include <gloo/config.h>
 #include <gloo/rendezvous/store.h>
 #include <gloo/transport/tcp/device.h>
+#include <gloo/transport/unbound_buffer.h>
+#include <gloo/types.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
-
-#include "hora/collectives/gloo/reductions.h"
 
 namespace hora::gloo_plugin {
 namespace {
@@ -20,6 +21,10 @@ constexpr std::size_t kMaxValueBytes = 64u << 10;  // that hora's store takes
 
 // Up to here a ring takes longer than the exchange with halves of the group.
 constexpr std::uint64_t kSmallBytes = 64u << 10;
+
+// Of two ranks: what is reduced while more is under way. A multiple of every element's size.
+constexpr std::size_t kPairPieceBytes = 512u << 10;
+constexpr std::size_t kPairPieces = 4;
 
 // What Gloo's ranks tell each other goes through the store of the job.
 class GroupStore final : public gloo::rendezvous::Store {
@@ -100,6 +105,9 @@ std::uint32_t GlooGroup::NextTag() {
 
 void GlooGroup::Allreduce(void* buffer, std::uint64_t count, hora_plugin_element element) {
   const std::size_t bytes = BytesOf(element);
+  if (size() == 2 && bytes * count > kSmallBytes) {
+    return AllreduceOfTwo({static_cast<std::byte*>(buffer), bytes * count}, element);
+  }
   gloo::AllreduceOptions options(context_);
   // Gloo needs to know the size of an element, to cut between them.
   const auto set_output = [&]<class T>(T* elements) { options.setOutput(elements, count); };
@@ -111,6 +119,36 @@ void GlooGroup::Allreduce(void* buffer, std::uint64_t count, hora_plugin_element
   options.setAlgorithm(bytes * count <= kSmallBytes ? Algorithm::BCUBE : Algorithm::RING);
   options.setTag(NextTag());
   gloo::allreduce(options);
+}
+
+void GlooGroup::AllreduceOfTwo(std::span<std::byte> buffer, hora_plugin_element element) {
+  const Reduction reduce = ReductionFor(element);
+  const std::size_t element_bytes = BytesOf(element);
+  const int peer = 1 - context_->rank;
+  const gloo::Slot slot = gloo::Slot::build(gloo::kAllreduceSlotPrefix, NextTag());
+  incoming_.resize(kPairPieces * kPairPieceBytes);
+  const auto out = context_->createUnboundBuffer(buffer.data(), buffer.size());
+  const auto in = context_->createUnboundBuffer(incoming_.data(), incoming_.size());
+  const std::size_t pieces = (buffer.size() + kPairPieceBytes - 1) / kPairPieceBytes;
+  const auto piece_at = [&](std::size_t k) {
+    const std::size_t begin = k * kPairPieceBytes;
+    return buffer.subspan(begin, std::min(kPairPieceBytes, buffer.size() - begin));
+  };
+  const auto room_of = [](std::size_t k) { return k % kPairPieces * kPairPieceBytes; };
+  const auto start = [&](std::size_t k) {
+    in->recv(peer, slot, room_of(k), piece_at(k).size());
+    out->send(peer, slot, k * kPairPieceBytes, piece_at(k).size());
+  };
+  for (std::size_t k = 0; k < std::min(pieces, kPairPieces); ++k) start(k);
+  for (std::size_t k = 0; k < pieces; ++k) {
+    // What is on its way must not change yet.
+    if (!in->waitRecv(timeout_) || !out->waitSend(timeout_)) {
+      throw std::runtime_error("the group was aborted");
+    }
+    const std::span<std::byte> piece = piece_at(k);
+    reduce(piece.data(), piece.data(), incoming_.data() + room_of(k), piece.size() / element_bytes);
+    if (k + kPairPieces < pieces) start(k + kPairPieces);
+  }
 }
 
 void GlooGroup::Broadcast(void* buffer, std::uint64_t bytes, int root) {

@@ -5,10 +5,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
+#include "hora/collectives/gloo/reductions.h"
 #include "hora/collectives/plugin/plugin_abi.h"
 #include "hora/collectives/plugin/plugin_table.h"
 
@@ -38,11 +41,14 @@ class GlooGroup {
                 const std::uint64_t* bytes_from);
 
  private:
+  // Both send all they have, and both reduce it: the bytes of a ring, in one phase of two.
+  void AllreduceOfTwo(std::span<std::byte> buffer, hora_plugin_element element);
   std::uint32_t NextTag();
   std::size_t size() const { return static_cast<std::size_t>(context_->size); }
 
   const std::chrono::milliseconds timeout_;
   std::shared_ptr<gloo::rendezvous::Context> context_;
+  std::vector<std::byte> incoming_;  // pieces of the other of two; kept
   std::uint32_t tag_ = 0;
   std::atomic<bool> aborted_{false};
 };
