@@ -78,7 +78,8 @@ class NcclRanks final : public BackendGroup {
     backends_.resize(static_cast<std::size_t>(size));
     for (int rank = 0; rank < size; ++rank) {
       threads.emplace_back([&, rank] {
-        auto made = NcclCommunicator::Create(FakeNccl(), store_,
+        const ShareId share = OverStore(store_, "nccl/all", rank == 0, {});
+        auto made = NcclCommunicator::Create(FakeNccl(), share,
                                              {.rank = rank,
                                               .size = size,
                                               .names = {},
@@ -101,7 +102,7 @@ class NcclRanks final : public BackendGroup {
   SimulatedDevice& device() { return *device_; }
 
  private:
-  MemoryStore store_;
+  const std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
   std::shared_ptr<SimulatedDevice> device_ = std::make_shared<SimulatedDevice>();
   std::vector<std::unique_ptr<NcclOnHost>> backends_;
 };

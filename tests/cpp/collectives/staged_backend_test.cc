@@ -122,13 +122,13 @@ TEST_F(StagedPieces, GoDownInOneLaunchAndUpInAnother) {
   EXPECT_EQ(launches_, 1) << "the root's memory has what it sends";
 }
 
-TEST(StagedBackend, HandsOnTuningAndBarriers) {
+TEST(StagedBackend, HandsOnBarriersAndLeavesTuningToTheOwner) {
   std::vector<std::uint64_t> seen;
   Backends inner;
   inner.push_back(std::make_unique<Negation>(seen));
   StagedRanks group(std::move(inner), kPiece);
   group.Retune({.chunk_bytes = 12345});
-  EXPECT_EQ(seen, std::vector<std::uint64_t>{12345});
+  EXPECT_EQ(seen, std::vector<std::uint64_t>{12345});  // by DeviceRank, once
   CollectiveCall barrier{.params = {.kind = OpKind::kBarrier}};
   EXPECT_TRUE(group.backend(0).Execute(barrier).ok());
 }

@@ -16,9 +16,9 @@ Bytes SomeBytes(std::size_t count) { return RandomBytes(count, std::uint64_t{202
 class OneRank {
  public:
   explicit OneRank(StagingOptions options = Patient(), Backends inner = ShmBackends(1))
-      : options_(std::move(options)) {
+      : inner_(std::move(inner[0])), options_(std::move(options)) {
     options_.piece_bytes = kPiece;
-    staged_ = std::make_unique<StagedBackend>(device_, 0, pinned_, std::move(inner[0]), options_);
+    staged_ = std::make_unique<StagedBackend>(device_, 0, pinned_, *inner_, options_);
   }
 
   static StagingOptions Patient() {
@@ -63,6 +63,7 @@ class OneRank {
   const std::shared_ptr<SimulatedDevice> device_ = std::make_shared<SimulatedDevice>();
   std::shared_ptr<PinnedPool> pinned_ = std::make_shared<PinnedPool>(device_, std::size_t{1} << 20);
   OwnedStream stream_ = OwnedStream::Create(device_, 0, false).value();
+  const std::unique_ptr<CollectiveBackend> inner_;
   StagingOptions options_;
   std::unique_ptr<StagedBackend> staged_;
 };

@@ -102,7 +102,8 @@ class DeviceRank final : public CollectiveBackend {
              std::unique_ptr<CollectiveBackend> inner, StagingOptions options)
       : device_(std::move(device)),
         stream_(OwnedStream::Create(device_, 0, false).value()),
-        staged_(device_, 0, std::move(pinned), std::move(inner), std::move(options)) {}
+        inner_(std::move(inner)),
+        staged_(device_, 0, std::move(pinned), *inner_, std::move(options)) {}
 
   std::string_view name() const override { return staged_.name(); }
   bool Supports(const OpParams& params) const override {
@@ -111,7 +112,10 @@ class DeviceRank final : public CollectiveBackend {
     EXPECT_FALSE(staged_.Supports(params)) << "host tensors are for others";
     return staged_.Supports(of_device);
   }
-  void Retune(const Tuning& tuning) override { staged_.Retune(tuning); }
+  void Retune(const Tuning& tuning) override {
+    inner_->Retune(tuning);
+    staged_.Retune(tuning);
+  }
 
   Status Execute(CollectiveCall& call) override {
     DeviceTwins twins(*device_, stream_.get());
@@ -127,6 +131,7 @@ class DeviceRank final : public CollectiveBackend {
  private:
   const std::shared_ptr<SimulatedDevice> device_;
   OwnedStream stream_;
+  const std::unique_ptr<CollectiveBackend> inner_;
   StagedBackend staged_;
 };
 

@@ -13,8 +13,7 @@
 namespace hora {
 namespace {
 
-constexpr Duration kLookAround = std::chrono::milliseconds(250);  // while the store is waited for
-constexpr Duration kNap = std::chrono::microseconds(200);         // between two questions to NCCL
+constexpr Duration kNap = std::chrono::microseconds(200);  // between two questions to NCCL
 constexpr WaitPolicy kPolls{.spins = 100, .yield_for = std::chrono::microseconds(50)};
 
 nccl::Config NonBlocking() {
@@ -57,6 +56,12 @@ std::string_view HintFor(nccl::Result result) {
   }
 }
 
+// What NCCL says besides, in the form of an addition.
+std::string LastError(const nccl::Api& api, nccl::Comm comm) {
+  const char* const last = api.get_last_error(comm);
+  return last == nullptr || *last == '\0' ? "" : fmt::format(" ({})", last);
+}
+
 // The id of rank 0, or why there is none: others need not wait for it then.
 constexpr char kHasId = 'i', kHasNone = 'e';
 
@@ -72,29 +77,14 @@ Result<nccl::UniqueId> ReadId(const std::string& told) {
   return id;
 }
 
-Result<nccl::UniqueId> MakeId(const nccl::Api& api, Store& store, const std::string& key) {
+std::string MakeId(const nccl::Api& api) {
   nccl::UniqueId id{};
   const nccl::Result made = api.get_unique_id(&id);
-  const bool ok = made == nccl::Result::kSuccess;
-  const std::string tells =
-      ok ? kHasId + std::string(id.internal, sizeof(id))
-         : kHasNone + fmt::format("rank 0 got no id: {} ({})", api.get_error_string(made),
-                                  api.get_last_error(nullptr));
-  if (Status status = store.Set(key, tells); !status.ok()) return Fail(status);
-  return ReadId(tells);
-}
-
-Result<nccl::UniqueId> FindId(Store& store, const std::string& key,
-                              const NcclCommunicatorOptions& options) {
-  const TimePoint deadline = SteadyClock::Instance().Now() + options.patience;
-  while (true) {
-    const TimePoint now = SteadyClock::Instance().Now();
-    const Result<std::string> told = store.Get(key, std::min(deadline, now + kLookAround));
-    if (told) return ReadId(*told);
-    const Status lost = options.lost ? options.lost() : Status::Ok();
-    if (!lost.ok()) return Fail(lost);
-    if (told.error().code() != StatusCode::kTimeout || now >= deadline) return Fail(told.error());
-  }
+  if (made == nccl::Result::kSuccess) return kHasId + std::string(id.internal, sizeof(id));
+  std::string why = kHasNone + fmt::format("rank 0 got no id: {}{}", api.get_error_string(made),
+                                           LastError(api, nullptr));
+  why.resize(std::min(why.size(), kMaxSharedIdBytes));
+  return why;
 }
 
 }  // namespace
@@ -107,14 +97,15 @@ struct NcclCommunicator::Handle {
 };
 
 Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
-    std::shared_ptr<const NcclLibrary> library, Store& store, NcclCommunicatorOptions options) {
-  const nccl::Api& api = library->api();
-  const std::string key = fmt::format("nccl/{}", options.name);
-  const Result<nccl::UniqueId> id =
-      options.rank == 0 ? MakeId(api, store, key) : FindId(store, key, options);
+    std::shared_ptr<const NcclLibrary> library, const ShareId& share_id,
+    NcclCommunicatorOptions options) {
   std::unique_ptr<NcclCommunicator> made(
       new NcclCommunicator(std::move(library), std::move(options), nullptr));
   constexpr std::string_view kWhat = "cannot form a group";
+  const TimePoint deadline = made->Deadline();
+  const Result<std::string> told =
+      share_id(made->options_.rank == 0 ? MakeId(made->library_->api()) : "", deadline);
+  const Result<nccl::UniqueId> id = told ? ReadId(*told) : Fail(told.error());
   if (!id) {
     return Fail(Error(id.error().code(), "{} {}: {}", made->Where(), kWhat, id.error().message()));
   }
@@ -127,7 +118,7 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
         made->library_->api().init_rank_config(&comm, wanted.size, *id, wanted.rank, &config);
     if (!IsTaken(begun)) return Fail(made->Failed(kWhat, begun));
   }
-  if (Status status = made->AwaitReady(kWhat); !status.ok()) return Fail(status);
+  if (Status status = made->AwaitReady(kWhat, deadline); !status.ok()) return Fail(status);
   return made;
 }
 
@@ -149,7 +140,7 @@ NcclCommunicator::~NcclCommunicator() {
       return;
     }
   }
-  if (!AwaitReady("cannot end a group").ok()) return;
+  if (!AwaitReady("cannot end a group", Deadline()).ok()) return;
   const std::lock_guard lock(handle_->mutex);
   if (handle_->comm != nullptr) api.destroy(std::exchange(handle_->comm, nullptr));
 }
@@ -165,10 +156,9 @@ Status NcclCommunicator::Failed(std::string_view what, nccl::Result result) {
   Handle& handle = *handle_;
   if (!handle.failure.ok()) return handle.failure;
   const nccl::Api& api = library_->api();
-  const char* const last = api.get_last_error(handle.comm);
   handle.failure =
-      Error(CodeOf(result), "{} {}: {} ({}); {}", Where(), what, api.get_error_string(result),
-            last == nullptr ? "" : last, HintFor(result));
+      Error(CodeOf(result), "{} {}: {}{}; {}", Where(), what, api.get_error_string(result),
+            LastError(api, handle.comm), HintFor(result));
   if (handle.comm != nullptr) api.abort(std::exchange(handle.comm, nullptr));
   return handle.failure;
 }
@@ -185,9 +175,8 @@ void NcclCommunicator::Abort(const Status& cause) {
 }
 
 // Until NCCL says that what was asked of it is through.
-Status NcclCommunicator::AwaitReady(std::string_view what) {
+Status NcclCommunicator::AwaitReady(std::string_view what, TimePoint deadline) {
   Handle& handle = *handle_;
-  const TimePoint deadline = SteadyClock::Instance().Now() + options_.patience;
   const auto ask = [&]() -> std::optional<Status> {
     const std::lock_guard lock(handle.mutex);
     if (handle.comm == nullptr) return handle.failure;
@@ -230,7 +219,7 @@ Status NcclCommunicator::Enqueue(std::string_view what, const Start& start) {
     if (begun == nccl::Result::kSuccess) return Status::Ok();
     if (begun != nccl::Result::kInProgress) return Failed(what, begun);
   }
-  return AwaitReady(what);
+  return AwaitReady(what, Deadline());
 }
 
 Status NcclCommunicator::Check() {
@@ -272,12 +261,16 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Split(int color,
         library_->api().split(handle_->comm, color, options.rank, &part, &config);
     if (!IsTaken(begun)) return Fail(Failed(kWhat, begun));
   }
-  if (Status status = AwaitReady(kWhat); !status.ok()) {
+  // NCCL writes `part` until the parent is ready, or has been aborted.
+  if (Status status = AwaitReady(kWhat, Deadline()); !status.ok()) {
     if (part != nullptr) library_->api().abort(part);
     return Fail(status);
   }
+  if (part == nullptr) {
+    return Fail(Error(StatusCode::kInternal, "{} {}: NCCL made no part", Where(), kWhat));
+  }
   std::unique_ptr<NcclCommunicator> made(new NcclCommunicator(library_, std::move(options), part));
-  if (Status status = made->AwaitReady(kWhat); !status.ok()) return Fail(status);
+  if (Status status = made->AwaitReady(kWhat, made->Deadline()); !status.ok()) return Fail(status);
   return made;
 }
 

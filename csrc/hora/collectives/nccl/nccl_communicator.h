@@ -9,7 +9,7 @@
 
 #include "hora/base/clock.h"
 #include "hora/collectives/nccl/nccl_library.h"
-#include "hora/net/store.h"
+#include "hora/collectives/nccl/share_id.h"
 #include "hora/tensor/rank_names.h"
 
 namespace hora {
@@ -19,9 +19,9 @@ struct NcclCommunicatorOptions {
   int size = 1;
   int device = 0;                // the calling thread's, too
   RankNames names;               // for texts
-  std::string name;              // equal on the ranks, unique in the job: where the id travels
+  std::string name;              // of the process set, for texts
   Duration patience{};           // of creation, and of a call that is in progress
-  std::function<Status()> lost;  // why the group has ended elsewhere; may be empty
+  std::function<Status()> lost;  // why the group has ended elsewhere; any thread; may be empty
 };
 
 // Owns a communicator that was created without blocking, so that every wait for it has a deadline
@@ -29,10 +29,11 @@ struct NcclCommunicatorOptions {
 // giving a registration back come from any thread.
 class NcclCommunicator {
  public:
-  // All ranks call it. The unique id travels through the job's authenticated store. kTimeout: it
-  // took longer than the patience; else what NCCL, the store or options.lost said.
+  // All ranks call it. The unique id, or why rank 0 has none, travels by `share_id`. kTimeout: it
+  // took longer than the patience; else what NCCL, `share_id` or options.lost said.
   static Result<std::unique_ptr<NcclCommunicator>> Create(
-      std::shared_ptr<const NcclLibrary> library, Store& store, NcclCommunicatorOptions options);
+      std::shared_ptr<const NcclLibrary> library, const ShareId& share_id,
+      NcclCommunicatorOptions options);
   ~NcclCommunicator();  // finalises; aborts where that does not end within the patience
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
@@ -64,7 +65,8 @@ class NcclCommunicator {
 
   NcclCommunicator(std::shared_ptr<const NcclLibrary> library, NcclCommunicatorOptions options,
                    nccl::Comm comm);
-  Status AwaitReady(std::string_view what);
+  Status AwaitReady(std::string_view what, TimePoint deadline);
+  TimePoint Deadline() const { return SteadyClock::Instance().Now() + options_.patience; }
   Status Failed(std::string_view what, nccl::Result result);  // with Handle::mutex; aborts
   std::string Where() const;
 

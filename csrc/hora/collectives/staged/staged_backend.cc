@@ -85,15 +85,13 @@ CollectiveCall OnHost(const CollectiveCall& call) {
 class StagedBackend::State {
  public:
   State(std::shared_ptr<DeviceRuntime> runtime, int device, std::shared_ptr<PinnedPool> pinned,
-        std::unique_ptr<CollectiveBackend> inner, StagingOptions options)
+        CollectiveBackend& inner, StagingOptions options)
       : options_(std::move(options)),
         piece_bytes_(std::max(kAlignment, options_.piece_bytes / kAlignment * kAlignment)),
-        inner_(std::move(inner)),
-        transfers_(std::move(runtime), device, std::move(pinned), options_) {
-    Check(inner_ != nullptr, "somebody works on the host's memory");
-  }
+        inner_(inner),
+        transfers_(std::move(runtime), device, std::move(pinned), options_) {}
 
-  CollectiveBackend& inner() const { return *inner_; }
+  const CollectiveBackend& inner() const { return inner_; }
 
   Status Execute(CollectiveCall& call) {
     if (!failure_.ok()) return failure_;
@@ -109,7 +107,7 @@ class StagedBackend::State {
     const OpKind kind = call.params.kind;
     if (kind == OpKind::kBarrier || kind == OpKind::kJoin) {
       CollectiveCall host = OnHost(call);
-      return inner_->Execute(host);
+      return inner_.Execute(host);
     }
     if (!IsAdasum(call.params)) CheckCall(call, options_.rank, call.size);
     if (Status status = transfers_.Begin(call); !status.ok()) return status;
@@ -167,7 +165,7 @@ class StagedBackend::State {
     host.bytes_per_rank = {piece.size()};
     if (brings) host.inputs.push_back(ByteStream({piece}));
     host.outputs.push_back(ByteStream({piece}));
-    return inner_->Execute(host);
+    return inner_.Execute(host);
   }
 
   Status AsAWhole(CollectiveCall& call) {
@@ -198,25 +196,25 @@ class StagedBackend::State {
       next += Aligned(output.size());
     }
     if (Status status = transfers_.Await(**area); !status.ok()) return status;
-    Status status = IsAdasum(call.params) ? RunAdasum(*inner_, options_.rank, host)  //
-                                          : inner_->Execute(host);
+    Status status = IsAdasum(call.params) ? RunAdasum(inner_, options_.rank, host)  //
+                                          : inner_.Execute(host);
     if (!status.ok()) return status;
     return transfers_.Up(copies_, **area);
   }
 
   const StagingOptions options_;
   const std::uint64_t piece_bytes_;
-  const std::unique_ptr<CollectiveBackend> inner_;
+  CollectiveBackend& inner_;
   Transfers transfers_;
   Status failure_;
   Copies copies_;  // kept for its memory
 };
 
 StagedBackend::StagedBackend(std::shared_ptr<DeviceRuntime> runtime, int device,
-                             std::shared_ptr<PinnedPool> pinned,
-                             std::unique_ptr<CollectiveBackend> inner, StagingOptions options)
-    : state_(std::make_unique<State>(std::move(runtime), device, std::move(pinned),
-                                     std::move(inner), std::move(options))) {}
+                             std::shared_ptr<PinnedPool> pinned, CollectiveBackend& inner,
+                             StagingOptions options)
+    : state_(std::make_unique<State>(std::move(runtime), device, std::move(pinned), inner,
+                                     std::move(options))) {}
 
 StagedBackend::~StagedBackend() = default;
 
@@ -231,7 +229,7 @@ bool StagedBackend::Supports(const OpParams& params) const {
   return state_->inner().Supports(host);
 }
 
-void StagedBackend::Retune(const Tuning& tuning) { state_->inner().Retune(tuning); }
+void StagedBackend::Retune(const Tuning&) {}
 
 Status StagedBackend::Execute(CollectiveCall& call) { return state_->Execute(call); }
 

@@ -22,8 +22,9 @@ struct StagingOptions {
   Interruption interruption;                      // may be empty
 };
 
-// For GPUs where NCCL is missing or cannot go, as where ranks share one. Owns a backend of host
-// memory, which does the work (scales and averages too), and takes pinned memory from a pool.
+// For GPUs where NCCL is missing or cannot go, as where ranks share one. A backend of host memory
+// does the work (scales and averages too): it belongs to somebody else, who tunes it, calls it
+// between operations if he likes, and keeps it for longer. Pinned memory comes from a pool.
 // Allreduce and broadcast go in pieces, so that copying piece i + 1 down, working on piece i, and
 // copying piece i - 1 up happen at the same time; where they are cut depends on agreed sizes only,
 // since every piece is a call of the inner backend. The others go as a whole.
@@ -38,14 +39,14 @@ struct StagingOptions {
 class StagedBackend final : public CollectiveBackend {
  public:
   StagedBackend(std::shared_ptr<DeviceRuntime> runtime, int device,
-                std::shared_ptr<PinnedPool> pinned, std::unique_ptr<CollectiveBackend> inner,
+                std::shared_ptr<PinnedPool> pinned, CollectiveBackend& inner,
                 StagingOptions options);
   // Waits for the device, within its patience. One that is still busy then keeps the pinned memory.
   ~StagedBackend() override;
 
   std::string_view name() const override { return "staged"; }
   bool Supports(const OpParams& params) const override;
-  void Retune(const Tuning& tuning) override;
+  void Retune(const Tuning& tuning) override;  // does nothing: see above
   Status Execute(CollectiveCall& call) override;
 
  private:
