@@ -120,6 +120,10 @@ Result<Config> Config::From(const Lookup& lookup) {
   read.Word("HORA_DATA_PLANE", network.data_plane, {"tls", "auth"});
   if (const auto path = lookup("HORA_PLUGIN_DIRECTORY")) network.plugin_directory = *path;
   read.Seconds("HORA_HEARTBEAT_SECONDS", network.heartbeat, 0.2, 3600);
+  DeviceConfig& device = config.device;
+  read.Word("HORA_GPU_BACKEND", device.backend, {"auto", "nccl", "staged"});
+  if (const auto path = lookup("HORA_NCCL_LIBRARY")) device.nccl_library = *path;
+  read.Integer("HORA_PINNED_MEMORY_BYTES", device.pinned_bytes, 0, 1LL << 40);
   read.Level("HORA_LOG_LEVEL", config.log_level);
   if (!read.status().ok()) return Fail(read.status());
   if (config.data_plane.window_bytes % 4096 != 0) {

@@ -52,6 +52,14 @@ struct NetworkConfig {
   std::string library() const { return flat() ? engine.substr(5) : engine; }
 };
 
+struct DeviceConfig {
+  // HORA_GPU_BACKEND: nccl; staged: through pinned memory of the host; auto: NCCL where every rank
+  // has a GPU of its own and all are on one host, else staged. Equal on all ranks.
+  std::string backend = "auto";
+  std::string nccl_library;  // HORA_NCCL_LIBRARY: a file; empty: PyTorch's, or one that is found
+  std::size_t pinned_bytes = 256u << 20;  // HORA_PINNED_MEMORY_BYTES: kept for staging
+};
+
 struct Config {
   Duration stall_warning = std::chrono::seconds(10);  // HORA_STALL_WARNING_SECONDS; 0: kNever
   Duration stall_abort = std::chrono::seconds(300);   // HORA_STALL_ABORT_SECONDS; 0: kNever
@@ -62,6 +70,7 @@ struct Config {
   LogLevel log_level = LogLevel::kWarning;            // HORA_LOG_LEVEL
   DataPlaneConfig data_plane;
   NetworkConfig network;
+  DeviceConfig device;
   AutotuneConfig autotune;
 
   using Lookup = std::function<std::optional<std::string>(const char* name)>;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/cuda/cuda_runtime.h"
 #include "hora/engine/agreement.h"
 #include "hora/negotiation/wording.h"
 
@@ -24,12 +25,13 @@ std::vector<int> AllRanks(int size) { return RankSet::AllOf(size).ranks(); }
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
-                                              HostGroup group) {
-  return Start(topology, config, JobGroup::OnOneHost(std::move(group)));
+                                              HostGroup group, RankDevice::Open open) {
+  return Start(topology, config, JobGroup::OnOneHost(std::move(group)), std::move(open));
 }
 
 Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
-                                              JobGroup group) {
+                                              JobGroup group, RankDevice::Open open) {
+  if (!open) open = [directory = config.network.plugin_directory] { return OpenCuda(directory); };
   try {
     HostGroup host = group.host;
     Reach reach{.layout = group.layout, .network = nullptr};
@@ -43,8 +45,8 @@ Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Co
       network = std::move(*opened);
       reach.network = network->global_set();
     }
-    return std::unique_ptr<Engine>(
-        new Engine(topology, config, std::move(host), std::move(network), std::move(reach)));
+    return std::unique_ptr<Engine>(new Engine(topology, config, std::move(host), std::move(network),
+                                              std::move(reach), std::move(open)));
   } catch (const std::exception& failure) {  // no memory, no thread
     return Fail(Error(StatusCode::kResource, "rank {}: the engine cannot start: {}", topology.rank,
                       failure.what()));
@@ -52,7 +54,7 @@ Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Co
 }
 
 Engine::Engine(const Topology& topology, const Config& config, HostGroup group,
-               std::unique_ptr<JobNetwork> network, Reach reach)
+               std::unique_ptr<JobNetwork> network, Reach reach, RankDevice::Open open)
     : topology_(topology),
       config_(config),
       board_(group.board),
@@ -60,6 +62,8 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group,
       liveness_(topology.rank, std::move(group.peers), group.board),
       tunables_(group.tunables),
       result_memory_(std::make_shared<ResultMemory>(config.data_plane.result_memory_bytes)),
+      device_(std::make_shared<RankDevice>(topology.rank, topology.local_rank,
+                                           config.device.pinned_bytes, std::move(open))),
       timeline_(topology.rank),
       observers_({&metrics_, &timeline_}),
       next_offset_(

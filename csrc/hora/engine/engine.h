@@ -17,6 +17,7 @@
 #include "hora/engine/autotune.h"
 #include "hora/engine/job_network.h"
 #include "hora/engine/process_set.h"
+#include "hora/engine/rank_device.h"
 #include "hora/engine/symmetric_allocation.h"
 #include "hora/engine/topology.h"
 #include "hora/observe/metrics.h"
@@ -30,11 +31,12 @@ namespace hora {
 class Engine {
  public:
   // `group` comes from FormJobGroup or FormHostGroup; the engine takes it over, also when it fails.
-  // Blocks until the ranks of other hosts that this one speaks to are connected.
+  // Blocks until the ranks of other hosts that this one speaks to are connected. `open` says how
+  // GPUs are opened; empty: CUDA's plugin.
   static Result<std::unique_ptr<Engine>> Start(const Topology& topology, const Config& config,
-                                               JobGroup group);
+                                               JobGroup group, RankDevice::Open open = {});
   static Result<std::unique_ptr<Engine>> Start(const Topology& topology, const Config& config,
-                                               HostGroup group);
+                                               HostGroup group, RankDevice::Open open = {});
   ~Engine();  // Shutdown
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -42,6 +44,7 @@ class Engine {
   const Topology& topology() const { return topology_; }
   const Metrics& metrics() const { return metrics_; }
   Timeline& timeline() { return timeline_; }
+  RankDevice& device() { return *device_; }
 
   ProcessSet& global() const { return *global_; }
   // The set of that id, kInvalidArgument when there is none or this rank is not in it.
@@ -89,7 +92,7 @@ class Engine {
   };
 
   Engine(const Topology& topology, const Config& config, HostGroup group,
-         std::unique_ptr<JobNetwork> network, Reach reach);
+         std::unique_ptr<JobNetwork> network, Reach reach, RankDevice::Open open);
 
   std::shared_ptr<ProcessSet> MakeSet(int id, RankNames names, int place,
                                       std::shared_ptr<Board> board, Reach reach);
@@ -108,6 +111,7 @@ class Engine {
   Liveness liveness_;
   const Tunables tunables_;
   const std::shared_ptr<ResultMemory> result_memory_;
+  const std::shared_ptr<RankDevice> device_;
   Metrics metrics_;
   Timeline timeline_;
   ObserverList observers_;              // the two above

@@ -242,9 +242,9 @@ void Executor::BatchDone(const Batch& batch, std::span<const Agreed> agreed) {
     const Response& response = *agreed[done_[i]];
     const OpKind kind = response.params.kind;
     observer_.OnComplete({options_.process_set, kind, response.name}, Status::Ok());
-    int last_joined = -1;
-    if (kind == OpKind::kJoin) last_joined = options_.names.Of(response.params.root_rank);
-    handles_[i]->Complete(Status::Ok(), std::move(in_flight_[done_[i]].gathered), last_joined);
+    Outcome outcome{.gathered = std::move(in_flight_[done_[i]].gathered)};
+    if (kind == OpKind::kJoin) outcome.last_joined = options_.names.Of(response.params.root_rank);
+    handles_[i]->Complete(Status::Ok(), std::move(outcome));
   }
   handles_.clear();
 }

@@ -6,12 +6,10 @@
 
 namespace hora {
 
-void Handle::Complete(Status status, std::vector<std::shared_ptr<Gathered>> gathered,
-                      int last_joined) {
+void Handle::Complete(Status status, Outcome outcome) {
   Check(!done(), "a handle completes once");
   status_ = std::move(status);
-  gathered_ = std::move(gathered);
-  last_joined_ = last_joined;
+  outcome_ = std::move(outcome);
   done_.store(true);
 }
 
