@@ -180,9 +180,16 @@ def gloo_built() -> bool:
     return _plugin_is_usable("gloo")
 
 
+@functools.cache
 def nccl_built() -> int:
-    """0: this version has no NCCL (otherwise its version as a number, as in Horovod)."""
-    return 0
+    """NCCL's version as a number, 22809 for 2.28.9; 0 where there is none, or hora has no CUDA.
+
+    It is the one that GPU tensors would go by: ``HORA_NCCL_LIBRARY``, else PyTorch's, else the
+    system's. Whether there is a GPU does not matter. The first call starts a short-lived process.
+    """
+    from hora.gpus import look
+
+    return look().nccl_version if cuda_built() else 0
 
 
 def ddl_built() -> bool:
@@ -196,8 +203,10 @@ def ccl_built() -> bool:
 
 
 def cuda_built() -> bool:
-    """False: this version has no CUDA."""
-    return False
+    """Whether hora was built with CUDA; whether there is a GPU does not matter."""
+    from hora.gpus import has_cuda_plugin
+
+    return has_cuda_plugin()
 
 
 def rocm_built() -> bool:
@@ -207,9 +216,9 @@ def rocm_built() -> bool:
 
 @functools.cache
 def _plugin_is_usable(engine: str) -> bool:
-    from hora.cli.check_parts import PLUGINS, check_plugin  # only who asks pays for the import
+    from hora import plugins  # only who asks pays for the import
 
-    return any(check_plugin(one).state == "ok" for one in PLUGINS if one.engine == engine)
+    return plugins.is_usable(engine)
 
 
 def _shortened(ranks: list[int]) -> str:

@@ -5,7 +5,7 @@
     format         1
     hora           this version
     usable         whether a job on this host can run; the exit code is 0 if so, else 1
-    built, found, versions, machine, network, settings
+    built, found, versions, gpus, machine, network, settings
                    for each part, by its key: {"part", "state", "detail", "advice"}
     interfaces     [{"name", "address", "prefix_length", "is_up", "is_chosen"}, …]
 
@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import hora
+from hora.cli.check_gpus import check_cuda_plugin, gpu_findings
 from hora.cli.check_machine import machine_findings, network_findings
 from hora.cli.check_parts import (
     Finding,
@@ -35,6 +36,7 @@ from hora.cli.check_parts import (
 )
 from hora.cli.check_settings import setting_findings
 from hora.cli.environment import package_version
+from hora.gpus import has_cuda_plugin, look
 
 __all__ = ["Report", "examine", "main", "needed", "print_build"]
 
@@ -43,6 +45,7 @@ _TITLES = {
     "versions": "Versions",
     "built": "Built",
     "found": "Found",
+    "gpus": "GPUs",
     "machine": "This machine",
     "network": "Network",
     "settings": "Settings in force",
@@ -83,8 +86,9 @@ def examine() -> Report:
     network, interfaces = network_findings(os.environ)
     sections = {
         "versions": version_findings(hora.__version__),
-        "built": built_findings(),
+        "built": [*built_findings(), check_cuda_plugin()],
         "found": found_findings(),
+        "gpus": gpu_findings(os.environ),
         "machine": machine_findings(),
         "network": [network],
         "settings": setting_findings(os.environ),
@@ -105,12 +109,13 @@ def print_build() -> None:
     has_torch = package_version("torch") is not None
     has_core = check_core().state == "ok"
     plugins = plugin_files()
+    has_nccl = has_cuda_plugin() and look().nccl_version > 0
     has_mpi = plugins["plugin_mpi_ompi"] or plugins["plugin_mpi_mpich"]
     parts = {
         "Available Frameworks": {"TensorFlow": False, "PyTorch": has_torch, "MXNet": False},
         "Available Controllers": {"MPI": False, "Gloo": False, "hora": has_core},
         "Available Tensor Operations": {
-            "NCCL": False, "DDL": False, "CCL": False, "MPI": has_mpi,
+            "NCCL": has_nccl, "DDL": False, "CCL": False, "MPI": has_mpi,
             "Gloo": plugins["plugin_gloo"], "hora, shared memory": has_core,
             "hora, TCP": has_core,
         },

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hora import plugins
 from hora.cli.environment import package_version
+from hora.plugins import PLUGINS, Plugin, first_line
 
 __all__ = [
-    "PLUGINS",
     "Finding",
     "built_findings",
     "check_core",
@@ -29,15 +28,6 @@ __all__ = [
 ]
 
 _OLDEST_TORCH = (2, 11)
-_PROBE_LIMIT_S = 10.0
-_DESCRIBE = """
-import sys
-from hora import _core
-try:
-    print(_core.describe_plugin(*sys.argv[1:]))
-except RuntimeError as error:
-    sys.exit(str(error))
-"""
 _APT = "apt-get install"
 
 
@@ -54,32 +44,6 @@ class Finding:
     state: str
     detail: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plugin as hora is installed with it. ``family`` is what HORA_MPI calls its library."""
-
-    file: str
-    engine: str  # what HORA_BACKEND calls it
-    title: str
-    to_build: str
-    to_run: str
-    family: str = ""
-
-    @property
-    def key(self) -> str:
-        """Stable."""
-        return f"plugin_{Path(self.file).stem.removeprefix('hora_')}"
-
-
-PLUGINS = (
-    Plugin("hora_gloo.so", "gloo", "Gloo plugin", "libgloo-dev", "libgloo0"),
-    Plugin("hora_mpi_ompi.so", "mpi", "Open MPI plugin", "libopenmpi-dev",
-           "libopenmpi3 openmpi-bin", "openmpi"),
-    Plugin("hora_mpi_mpich.so", "mpi", "MPICH plugin", "libmpich-dev", "libmpich12 mpich",
-           "mpich"),
-)  # fmt: skip
 
 
 def built_findings() -> list[Finding]:
@@ -113,22 +77,13 @@ def check_core() -> Finding:
 
 def plugin_files() -> dict[str, bool]:
     """Which plugins are there, by the key of their finding."""
-    return {plugin.key: (_plugin_folder() / plugin.file).exists() for plugin in PLUGINS}
-
-
-def _core_folder() -> Path:
-    core = importlib.util.find_spec("hora._core")
-    return Path(core.origin).parent if core and core.origin else Path(__file__).parents[1]
-
-
-def _plugin_folder() -> Path:
-    return Path(os.environ.get("HORA_PLUGIN_DIRECTORY") or _core_folder())
+    return {plugin.key: plugin.path.exists() for plugin in PLUGINS}
 
 
 def _check_torch_operators() -> Finding:
     """The operators of ``torch.compile``; without them graphs are cut at every collective."""
     key, part = "torch_operators", "torch operators"
-    if (_core_folder() / "_torch_ops.so").exists():
+    if (plugins.core_folder() / "_torch_ops.so").exists():
         return Finding(key, part, "ok", "built")
     version = package_version("torch")
     advice = (
@@ -143,22 +98,16 @@ def _check_torch_operators() -> Finding:
 
 
 def check_plugin(plugin: Plugin) -> Finding:
-    """The plugin and its library, opened in a process of their own: one can open one MPI only."""
-    path = _plugin_folder() / plugin.file
-    if not path.exists():
+    """The plugin and its library."""
+    if not plugin.path.exists():
         advice = f"{_APT} {plugin.to_build}, then install hora again"
         return Finding(plugin.key, plugin.title, "absent", "not built", advice)
-    environ = dict(os.environ)
-    if plugin.family:
-        # The question is what would be if a launcher of MPI had started the process.
-        environ.update(HORA_MPI=plugin.family, PMI_RANK="0")
-    words = [sys.executable, "-c", _DESCRIBE, plugin.engine, str(path.parent)]
-    code, text = _run(words, environ)
-    if code == 0:
+    is_usable, text = plugins.describe(plugin)
+    if is_usable:
         use = ", for ranks that an mpirun starts" if plugin.family else ""
-        return Finding(plugin.key, plugin.title, "ok", _one_line(text) + use)
+        return Finding(plugin.key, plugin.title, "ok", text + use)
     advice = f"{_APT} {plugin.to_run}"
-    return Finding(plugin.key, plugin.title, "absent", f"built, but: {_one_line(text)}", advice)
+    return Finding(plugin.key, plugin.title, "absent", f"built, but: {text}", advice)
 
 
 def check_torch() -> Finding:
@@ -201,7 +150,7 @@ def _check_program(key: str, program: str, flag: str, package: str, use: str) ->
     path = shutil.which(program)
     if path is None:
         return Finding(key, program, "absent", f"not found; {use}", f"{_APT} {package}")
-    code, text = _run([path, flag])
+    code, text = plugins.ask([path, flag])
     return Finding(key, program, *_said(code, path, text))
 
 
@@ -222,7 +171,7 @@ def _check_mpirun(
         path = shutil.which(program)
         if path is None:
             continue
-        code, text = _run([path, "--version"])
+        code, text = plugins.ask([path, "--version"])
         if any(mark in text for mark in marks):
             return Finding(key, part, *_said(code, path, text))
     return Finding(key, part, "absent", "not found", f"{_APT} {package}")
@@ -231,28 +180,9 @@ def _check_mpirun(
 def _said(code: int, path: str, text: str) -> tuple[str, str]:
     """State and detail of a program that was asked for its version."""
     if code:
-        return "warning", f"{path} does not work: {_one_line(text)}"
+        return "warning", f"{path} does not work: {first_line(text)}"
     version = re.search(r"\d+(\.\d+)+\w*", text)
-    return "ok", f"{version.group() if version else _one_line(text)} ({path})"
-
-
-def _run(words: list[str], environ: dict[str, str] | None = None) -> tuple[int, str]:
-    """Exit code and everything that a program says; 124 when it takes too long."""
-    try:
-        done = subprocess.run(
-            words, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=_PROBE_LIMIT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return 124, f"no answer within {_PROBE_LIMIT_S:g} s"
-    except OSError as error:
-        return 126, str(error.strerror)
-    return done.returncode, done.stdout.decode(errors="replace")
-
-
-def _one_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return " ".join(lines[0].split()) if lines else "nothing"
+    return "ok", f"{version.group() if version else first_line(text)} ({path})"
 
 
 def version_findings(hora_version: str) -> list[Finding]:

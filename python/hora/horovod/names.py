@@ -89,9 +89,11 @@ def extension_available(name: str, verbose: bool = False) -> bool:
 
 
 def gpu_available(name: str, verbose: bool = False) -> bool:
-    """Whether hora reduces this framework's GPU tensors on the GPU: not yet."""
-    del name, verbose
-    return False
+    """Whether hora works on this framework's GPU tensors: PyTorch's, where hora has CUDA."""
+    from hora.gpus import has_cuda_plugin
+
+    del verbose
+    return "torch" in name and has_cuda_plugin()
 
 
 def _not_built(verbose: bool = False) -> bool:
@@ -100,7 +102,15 @@ def _not_built(verbose: bool = False) -> bool:
     return False
 
 
-nccl_built = ddl_built = ccl_built = _not_built
+ddl_built = ccl_built = _not_built
+
+
+def nccl_built(verbose: bool = False) -> bool:
+    """Whether GPU tensors may go by NCCL, as ``hora.torch.nccl_built`` says."""
+    from hora.introspection import nccl_built as built
+
+    del verbose
+    return built() > 0
 
 
 def mpi_built(verbose: bool = False) -> bool:

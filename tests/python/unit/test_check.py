@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hora import plugins
 from hora.cli import check, check_machine, check_parts
 from hora.cli.check_settings import KNOWN, setting_findings
 from hora.cli.main import main
@@ -25,7 +26,7 @@ def states(findings):
 @pytest.fixture
 def quick(monkeypatch):
     """No program is asked for its version."""
-    monkeypatch.setattr(check_parts, "_run", lambda words, environ=None: (0, "tool 1.2.3"))
+    monkeypatch.setattr(plugins, "ask", lambda words, environ=None: (0, "tool 1.2.3"))
 
 
 def test_the_report_is_one_document_with_stable_keys(quick, monkeypatch, capsys):
@@ -34,15 +35,17 @@ def test_the_report_is_one_document_with_stable_keys(quick, monkeypatch, capsys)
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == 1
     assert code == (not document["usable"])
-    sections = ["versions", "built", "found", "machine", "network", "settings"]
+    sections = ["versions", "built", "found", "gpus", "machine", "network", "settings"]
     assert list(document) == ["format", "hora", "usable", *sections, "interfaces"]
     assert set(document["machine"]) == {
         "cores", "simd", "memory", "memfd", "overcommit", "dev_shm", "local_sockets", "nofile",
         "memlock",
     }  # fmt: skip
-    assert {"core", "torch_operators", "plugin_gloo", "plugin_mpi_ompi", "plugin_mpi_mpich"} == set(
-        document["built"]
-    )
+    assert set(document["built"]) == {
+        "core", "torch_operators", "plugin_gloo", "plugin_mpi_ompi", "plugin_mpi_mpich",
+        "plugin_cuda",
+    }  # fmt: skip
+    assert {"gpu_driver", "gpus", "torch_cuda", "nccl", "gpu_backend"} <= set(document["gpus"])
     assert set(document["settings"]["HORA_CACHE_CAPACITY"]) == {"part", "state", "detail", "advice"}
     for section in sections:
         for part in document[section].values():
@@ -72,7 +75,7 @@ def test_what_is_missing_says_what_to_install(tmp_path, monkeypatch):
 def test_a_plugin_without_its_library_says_what_is_wrong(tmp_path, monkeypatch):
     (tmp_path / "hora_gloo.so").touch()
     monkeypatch.setenv("HORA_PLUGIN_DIRECTORY", str(tmp_path))
-    monkeypatch.setattr(check_parts, "_run", lambda *_: (1, "libgloo.so.0: cannot open\n"))
+    monkeypatch.setattr(plugins, "ask", lambda *_: (1, "libgloo.so.0: cannot open\n"))
     found = next(one for one in check_parts.built_findings() if one.key == "plugin_gloo")
     assert found.state == "absent" and found.advice == "apt-get install libgloo0"
     assert "libgloo.so.0: cannot open" in found.detail
@@ -94,8 +97,8 @@ def test_mpirun_of_each_family_is_told_from_the_other(tmp_path, monkeypatch):
 
 
 def test_a_program_that_hangs_does_not_hold_it_up(monkeypatch):
-    monkeypatch.setattr(check_parts, "_PROBE_LIMIT_S", 0.05)
-    assert check_parts._run(["sleep", "1000"])[0] == 124
+    monkeypatch.setattr(plugins, "_ANSWER_LIMIT_S", 0.05)
+    assert plugins.ask(["sleep", "1000"])[0] == 124
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,9 @@ def test_a_program_that_hangs_does_not_hold_it_up(monkeypatch):
         ("HORA_WINDOW_BYTES", "4097"),
         ("HORA_BACKEND", "nccl"),
         ("HORA_DATA_PLANE", "plain"),
+        ("HORA_GPU_BACKEND", "gloo"),
+        ("HORA_GPUS_PER_RANK", "0"),
+        ("HORA_PINNED_MEMORY_BYTES", "-1"),
         ("HORA_HEARTBEAT_SECONDS", "0.1"),
         ("HORA_TREE_FAN_OUT", " 8"),
         ("HORA_MPI", "lam"),

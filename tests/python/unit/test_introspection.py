@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from hora.cli.check_parts import PLUGINS, check_plugin
+from hora import plugins as parts
 from hora.errors import HoraError, UsageError
 from hora.horovod import names
 
@@ -85,7 +85,7 @@ def test_log_level(core, hvd):
 
 
 def test_what_was_built(hvd):
-    for name in ("nccl", "ddl", "ccl", "cuda", "rocm"):
+    for name in ("ddl", "ccl", "rocm"):
         assert not getattr(hvd, f"{name}_built")()
     assert not (hvd.mpi_enabled() or hvd.gloo_enabled() or hvd.mpi_threads_supported())
     assert hvd.is_homogeneous()
@@ -146,9 +146,7 @@ def test_a_plugin_with_its_library_is_built(hvd, plugins, monkeypatch, file):
         asked.append(words[-2:])
         return 0, "Some library 1.2"
 
-    from hora.cli import check_parts
-
-    monkeypatch.setattr(check_parts, "_run", answer)
+    monkeypatch.setattr(parts, "ask", answer)
     (plugins / file).touch()
     engine = "gloo" if "gloo" in file else "mpi"
     for _ in range(2):  # the second time it is remembered
@@ -157,11 +155,27 @@ def test_a_plugin_with_its_library_is_built(hvd, plugins, monkeypatch, file):
     assert getattr(names, f"{engine}_built")(verbose=True)
 
 
+def test_cuda_and_nccl_are_built_where_the_plugin_is(hvd, plugins, monkeypatch):
+    from hora import gpus, introspection
+
+    found = gpus.GpuFacts("CUDA 13.0", (), "no driver", 22809, "/nccl")
+    monkeypatch.setattr(gpus, "look", lambda: found)
+    for has_cuda in (False, True):
+        introspection.nccl_built.cache_clear()
+        assert hvd.cuda_built() is has_cuda
+        assert hvd.nccl_built() == 22809 * has_cuda
+        assert names.nccl_built() is has_cuda
+        assert names.gpu_available("horovod.torch") is has_cuda
+        assert not names.gpu_available("tensorflow")
+        (plugins / "hora_cuda.so").touch()
+    introspection.nccl_built.cache_clear()
+
+
 def test_the_plugins_of_this_build_are_found():
     # In a process of its own: over the real engine, and nothing is remembered there.
     script = "import hora.torch as hvd; print(hvd.gloo_built(), hvd.mpi_built())"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    there = {one.engine for one in PLUGINS if check_plugin(one).state == "ok"}
+    there = {one.engine for one in parts.PLUGINS if parts.is_usable(one.engine)}
     assert done.stdout.split() == [str("gloo" in there), str("mpi" in there)]
