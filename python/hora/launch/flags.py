@@ -84,6 +84,13 @@ ENGINE = (
     Setting(("--heartbeat",), "HORA_HEARTBEAT_SECONDS", seconds(3600, low=0.2),
             "a host that is silent for so long is dead (default 3)", "S"),
 )  # fmt: skip
+GPUS = (
+    Setting(("--gpus-per-rank",), "HORA_GPUS_PER_RANK", whole(1, 64),
+            "each rank sees N GPUs of its own alone, its cuda:0 and up, of those that "
+            "CUDA_VISIBLE_DEVICES lists, or of all; by default all ranks see the same"),
+    Setting(("--gpu-backend",), "HORA_GPU_BACKEND", one_of("auto", "nccl", "staged"),
+            "what moves GPU tensors: nccl; staged: through the host's memory; auto (default)", "B"),
+)  # fmt: skip
 DIAGNOSIS = (
     Setting(("--log-level",), "HORA_LOG_LEVEL", log_level,
             "trace, debug, info, warning, error, off", "LEVEL"),
@@ -141,7 +148,8 @@ UNUSED = (
     Unused(("--binding-args",), _NO_MPI, (_any_word,)),
     Unused(("--gloo",), _NO_GLOO),
     Unused(("--gloo-timeout-seconds",), f"{_NO_GLOO}; see --stall-abort", (_COUNT,)),
-    Unused(("--num-nccl-streams",), "there are no NCCL streams", (_COUNT,)),
+    Unused(("--num-nccl-streams",), "GPU operations of a process set keep one order on one stream",
+           (_COUNT,)),
     Unused(("--thread-affinity",), "the engine's threads run where the rank runs (see taskset)",
            (_any_word,)),
     Unused(("--elastic-timeout",), _FIXED, (_COUNT,)),

@@ -17,7 +17,7 @@ _OURS_ALONE = {
     "nnodes": "--nnodes", "node_rank": "--node-rank",
     "master_addr": "--master-addr", "master_port": "--master-port", "ssh_port": "--ssh-port",
     "ssh_identity_file": "--ssh-identity-file", "ssh_options": "--ssh-option",
-    "remote_python": "--remote-python",
+    "remote_python": "--remote-python", "HORA_GPUS_PER_RANK": "--gpus-per-rank",
 }  # fmt: skip
 
 

@@ -7,7 +7,9 @@ import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
+from hora.errors import HoraError
 from hora.launch.bootstrap_pipe import JobIdentity
+from hora.launch.gpu_slices import gpus_of_ranks
 from hora.launch.placement import Placement
 from hora.launch.process_tree import descendants, reap_children, signal_processes
 from hora.launch.rank_process import RankProcess
@@ -40,11 +42,16 @@ class LocalRanks:
         ranks = placement.ranks_of(host)
         _allow_open_files(64 + 6 * len(ranks))
         with identity.closing():
+            try:
+                gpus = gpus_of_ranks(env, len(ranks))
+            except HoraError as error:
+                return str(error)
             for rank in ranks:
                 place = placement.place(rank)
+                own_env = {**env, **gpus[place.local_rank]}
                 try:
                     process = RankProcess.start(
-                        place, command, env, identity, reads_input=rank == input_rank
+                        place, command, own_env, identity, reads_input=rank == input_rank
                     )
                     self.ranks.append(process)
                     started(process)

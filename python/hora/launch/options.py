@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hora.errors import UsageError
-from hora.launch.flags import DIAGNOSIS, ENGINE, TIMES, add_horovods_flags, add_settings, typed
+from hora.launch.flags import (
+    DIAGNOSIS,
+    ENGINE,
+    GPUS,
+    TIMES,
+    add_horovods_flags,
+    add_settings,
+    typed,
+)
 from hora.launch.host_options import add_host_options
 from hora.launch.spelling import did_you_mean
 from hora.settings import seconds
@@ -73,6 +81,7 @@ def build_parser(program: str) -> OptionParser:
     job.add_argument("--config-file", metavar="F", help="read options from a YAML file")
     add_host_options(parser)
     add_settings(parser.add_argument_group("between hosts"), ENGINE)
+    add_settings(parser.add_argument_group("GPUs"), GPUS)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output-dir", "--output-filename", dest="directory", type=Path, metavar="D",
