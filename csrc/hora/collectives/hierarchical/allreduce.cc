@@ -18,7 +18,7 @@ Status HierarchicalBackend::Allreduce(CollectiveCall& call) {
   ByteStream& input = call.inputs[0];
   ByteStream& output = call.outputs[0];
   const std::uint64_t steps =
-      CeilDivide(total, kLanePieceBytes * static_cast<std::uint64_t>(lanes_));
+      CeilDivide(total, lane_piece_bytes_ * static_cast<std::uint64_t>(lanes_));
   const Share share(total, steps);
   for (std::uint64_t step = 0; step < steps; ++step) {
     const ByteRange window = WindowAt(share, step);
@@ -67,7 +67,7 @@ Status HierarchicalBackend::SmallAllreduce(CollectiveCall& call) {
 Status HierarchicalBackend::ExactAllreduce(CollectiveCall& call) {
   const int size = layout_.size();
   const std::uint64_t total = call.bytes_per_rank[0];
-  const std::uint64_t steps = CeilDivide(total, kLanePieceBytes);
+  const std::uint64_t steps = CeilDivide(total, lane_piece_bytes_);
   const Share share(total, steps);
   const bool brings = !call.absent.Contains(rank_);
   const ReduceSpec spec = SpecOf(call);

@@ -30,7 +30,8 @@ class AlltoallPlan {
     }
     const std::uint64_t most =
         std::max(*std::ranges::max_element(sent), *std::ranges::max_element(received));
-    steps_ = CeilDivide(most, kLanePieceBytes * static_cast<std::uint64_t>(layout.lanes()));
+    steps_ = CeilDivide(
+        most, HierarchicalBackend::kLanePieceBytes * static_cast<std::uint64_t>(layout.lanes()));
   }
 
   std::uint64_t steps() const { return steps_; }

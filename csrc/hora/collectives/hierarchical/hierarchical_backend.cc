@@ -41,12 +41,14 @@ bool MustBeExact(const CollectiveCall& call) {
 
 HierarchicalBackend::HierarchicalBackend(HostLayout layout, int rank,
                                          std::unique_ptr<CollectiveBackend> inside,
-                                         std::unique_ptr<CollectiveBackend> across)
+                                         std::unique_ptr<CollectiveBackend> across,
+                                         std::uint64_t lane_piece_bytes)
     : layout_(std::move(layout)),
       rank_(rank),
       host_(layout_.host_of(rank)),
       local_(layout_.local_of(rank)),
       lanes_(layout_.lanes()),
+      lane_piece_bytes_(lane_piece_bytes),
       inside_(std::move(inside)),
       across_(std::move(across)),
       small_bytes_(kDefaultSmallBytes) {

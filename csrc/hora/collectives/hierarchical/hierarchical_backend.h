@@ -23,15 +23,22 @@ namespace hora {
 // 16-bit ones) and where ranks are absent, the operands themselves meet, slice by slice, in the
 // order of the ranks.
 //
+// Memory of a device, where both backends take that: allreduces that need not be exact, allgathers
+// and broadcasts; the others look at the bytes themselves.
+//
 // Owns both backends; threads, blocking and failure are theirs. After a failure every later call
 // returns the same status.
 class HierarchicalBackend final : public CollectiveBackend {
  public:
+  // What a lane has under way at once.
+  static constexpr std::uint64_t kLanePieceBytes = 4u << 20;
+
   // `inside` has the ranks of this host, by local rank, and is one that reduces its own slice where
   // it lies (ShmBackend). `across` has the hosts as its ranks, and is null on a rank without a
   // lane.
   HierarchicalBackend(HostLayout layout, int rank, std::unique_ptr<CollectiveBackend> inside,
-                      std::unique_ptr<CollectiveBackend> across);
+                      std::unique_ptr<CollectiveBackend> across,
+                      std::uint64_t lane_piece_bytes = kLanePieceBytes);
 
   std::string_view name() const override { return "hierarchical"; }
   bool Supports(const OpParams& params) const override;
@@ -58,6 +65,7 @@ class HierarchicalBackend final : public CollectiveBackend {
   const int host_;
   const int local_;
   const int lanes_;
+  const std::uint64_t lane_piece_bytes_;
   std::unique_ptr<CollectiveBackend> inside_;
   std::unique_ptr<CollectiveBackend> across_;
   std::uint64_t small_bytes_ = 0;

@@ -9,13 +9,10 @@
 #include <vector>
 
 #include "hora/collectives/collective_backend.h"
-#include "hora/collectives/plugin/staging.h"
+#include "hora/collectives/steps.h"
 #include "hora/tensor/byte_stream.h"
 
 namespace hora {
-
-// What a lane has under way at once.
-inline constexpr std::uint64_t kLanePieceBytes = 4u << 20;
 
 struct ByteRange {
   std::uint64_t begin = 0;
@@ -75,6 +72,7 @@ inline CollectiveCall PartialCall(const CollectiveCall& call, OpKind kind, int s
   part.params.reduce_op =
       call.params.reduce_op == ReduceOp::kAverage ? ReduceOp::kSum : call.params.reduce_op;
   part.size = size;
+  part.stream = call.stream;
   return part;
 }
 

@@ -47,7 +47,7 @@ Status HierarchicalBackend::Broadcast(CollectiveCall& call) {
   const int root_host = layout_.host_of(call.params.root_rank);
   ByteStream& output = call.outputs[0];
   const std::uint64_t steps =
-      CeilDivide(total, kLanePieceBytes * static_cast<std::uint64_t>(lanes_));
+      CeilDivide(total, lane_piece_bytes_ * static_cast<std::uint64_t>(lanes_));
   const Share share(total, steps);
   for (std::uint64_t step = 0; step < steps; ++step) {
     const ByteRange window = WindowAt(share, step);

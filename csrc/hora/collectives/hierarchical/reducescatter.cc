@@ -15,7 +15,7 @@ Status HierarchicalBackend::Reducescatter(CollectiveCall& call) {
   const std::uint64_t total =
       std::accumulate(call.bytes_per_rank.begin(), call.bytes_per_rank.end(), std::uint64_t{0});
   const std::uint64_t steps =
-      CeilDivide(total, kLanePieceBytes * static_cast<std::uint64_t>(lanes_));
+      CeilDivide(total, lane_piece_bytes_ * static_cast<std::uint64_t>(lanes_));
   std::vector<HostBlocks> blocks;
   for (int h = 0; h < layout_.hosts(); ++h) blocks.emplace_back(layout_, h, call.bytes_per_rank);
   const HostBlocks& own = blocks[static_cast<std::size_t>(host_)];
@@ -78,7 +78,7 @@ Status HierarchicalBackend::ExactReducescatter(CollectiveCall& call) {
   const auto self = static_cast<std::size_t>(rank_);
   const std::uint64_t longest = *std::ranges::max_element(call.bytes_per_rank);
   const std::uint64_t steps =
-      CeilDivide(longest * static_cast<std::uint64_t>(size), kLanePieceBytes);
+      CeilDivide(longest * static_cast<std::uint64_t>(size), lane_piece_bytes_);
   const ReduceSpec spec = SpecOf(call);
   for (std::uint64_t step = 0; step < steps; ++step) {
     const auto window_of = [&](std::size_t r) {
