@@ -11,8 +11,17 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    choices = ("cpu", "cuda")
+    parser.addoption("--device", default="cpu", choices=choices, help="where tensors are")
+
+
+def device_of(config):
+    return config.getoption("--device", "cpu")
+
+
 @pytest.fixture(scope="session")
-def group():
+def group(pytestconfig):
     """``hora.torch``, initialised once for all tests."""
     # A test that fails on one rank leaves the others waiting for it: not for the default 300 s.
     os.environ.setdefault("HORA_STALL_ABORT_SECONDS", "30")
@@ -20,6 +29,8 @@ def group():
     import hora.torch as hvd
 
     hvd.init()
+    if device_of(pytestconfig) == "cuda":
+        hvd.set_device(hvd.local_rank() % torch.cuda.device_count())
     yield hvd
     hvd.shutdown()
 
@@ -36,13 +47,21 @@ def in_step(group):
     group.barrier()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
+        only = item.get_closest_marker("cpu_only")
+        if only and device_of(config) != "cpu":
+            item.add_marker(pytest.mark.skip(reason=f"on the CPU only: {only.args[0]}"))
         if item.get_closest_marker("ranks"):
             item.fixturenames.insert(0, "enough_ranks")  # before others make sets of ranks
 
 
 def pytest_configure(config):
+    if device_of(config) == "cuda":
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("--device=cuda: PyTorch finds no GPU")
+        torch.set_default_device("cuda")  # of what tests make without saying where: nearly all
+    config.addinivalue_line("markers", "cpu_only(reason): not with --device=cuda")
     config.addinivalue_line("markers", "ranks(n): needs at least n ranks")
     config.addinivalue_line("markers", "any_backend: the same whatever moves the bytes")
 

@@ -20,7 +20,7 @@ _NARROW = {
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's memory in row-major order, for comparisons that forgive nothing."""
-    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype, device="cpu")
     flat.copy_(tensor.detach().reshape(-1))
     return flat.view(torch.uint8).numpy()
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy_reference as reference
 import torch
 from hypothesis import strategies as st
+from rank_values import device_type
 
 Case = dict[str, Any]
 
@@ -128,7 +129,7 @@ class Part:
             for t, spec in enumerate(case["tensors"])
         ]  # fmt: skip
         self.mine = [
-            _laid_out(by_place[self.place].clone(), spec["layout"])
+            _laid_out(by_place[self.place].clone().to(device_type()), spec["layout"])
             for by_place, spec in zip(self.operands, case["tensors"], strict=True)
         ]
 
@@ -188,7 +189,7 @@ class Part:
         if np.array_equal(reference.bits(actual), reference.bits(expected)):
             return
         # A NaN may have any payload in the reference; in the result it is a NaN all the same.
-        wide = [t.to(torch.complex128) if t.is_complex() else t.to(torch.float64)
+        wide = [t.cpu().to(torch.complex128 if t.is_complex() else torch.float64)
                 for t in (actual, expected)]  # fmt: skip
         assert torch.isnan(wide[1]).any(), f"{what}: {actual} is not {expected}"
         torch.testing.assert_close(*wide, rtol=0, atol=0, equal_nan=True, msg=what)

@@ -16,10 +16,19 @@ MOVABLE = [
 ]  # fmt: skip
 
 
+def device_type() -> str:
+    """Where the tests' tensors are: "cpu", or what --device says."""
+    return torch.get_default_device().type
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Of the same numbers on every rank."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
 def values_of(rank: int, shape, dtype=torch.float32, low=0, high=5) -> torch.Tensor:
     """Small whole numbers, exact in every dtype, so that sums have one right answer."""
-    generator = torch.Generator().manual_seed(1000 + rank)
-    numbers = torch.randint(low, high, tuple(shape), generator=generator)
+    numbers = torch.randint(low, high, tuple(shape), generator=seeded(1000 + rank))
     return numbers.to(torch.float32).to(dtype) if dtype.itemsize == 1 else numbers.to(dtype)
 
 

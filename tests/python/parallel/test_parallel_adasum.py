@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rank_values import same_bits
+from rank_values import device_type, same_bits, seeded
 from torch import nn
 
 
@@ -37,7 +37,7 @@ def test_orthogonal_steps_add_up(hvd):
 @pytest.mark.ranks(2)
 def test_two_ranks_follow_the_formula(hvd):
     pair = hvd.add_process_set([0, 1]) if hvd.size() > 2 else hvd.global_process_set
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     gradients = [torch.randn(3, 5, generator=generator) for _ in range(2)]
     weight = nn.Parameter(torch.zeros(3, 5))
     optimizer = adasum(hvd, [weight], process_set=pair)
@@ -61,7 +61,7 @@ def test_training_converges_and_ranks_agree(hvd, compression):
         getattr(hvd.Compression, compression),
         op=hvd.Adasum,
     )
-    generator = torch.Generator().manual_seed(hvd.rank())
+    generator = seeded(hvd.rank())
     inputs = torch.randn(64, 6, generator=generator)
     targets = inputs[:, :1] - inputs[:, 1:2]
     losses = []
@@ -80,7 +80,7 @@ def test_training_converges_and_ranks_agree(hvd, compression):
 def test_a_rank_that_overflows_contributes_nothing(hvd):
     weight = nn.Parameter(torch.zeros(2))
     optimizer = adasum(hvd, [weight])
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler = torch.amp.GradScaler(device_type(), init_scale=4.0)
     overflows = hvd.rank() == hvd.size() - 1
     scaler.scale(weight.sum() * (float("inf") if overflows else 1.0)).backward()
     scaler.step(optimizer)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from hora.torch import operators
+from rank_values import seeded
 from torch import nn
 
 pytestmark = [
@@ -49,7 +50,7 @@ def assert_compiles_alike(function, *inputs, backend="aot_eager", **options):
 
 def values(hvd, *shape):
     """Other values on every rank."""
-    generator = torch.Generator().manual_seed(17 + hvd.rank())
+    generator = seeded(17 + hvd.rank())
     return torch.randn(shape, generator=generator)
 
 

@@ -52,7 +52,7 @@ def test_reducescatter(hvd, dtype, op):
         expected = reduced(tensors, op)[start : start + share + (me < more)]
         result = hvd.reducescatter(tensors[me], op=getattr(hvd, op))
         rtol = 1e-2 if dtype.itemsize == 2 else 1e-6
-        torch.testing.assert_close(result, expected, rtol=rtol, atol=0)
+        torch.testing.assert_close(result.cpu(), expected.cpu(), rtol=rtol, atol=0)
         again = hvd.reducescatter_async(tensors[me], op=getattr(hvd, op)).wait()
         assert same_bits(result, again)
 

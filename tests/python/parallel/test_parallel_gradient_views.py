@@ -10,6 +10,8 @@ import torch
 from rank_values import same_bits
 from torch import nn
 
+pytestmark = pytest.mark.cpu_only("ranks see each other's memory on the CPU only")
+
 STEPS = 5
 
 

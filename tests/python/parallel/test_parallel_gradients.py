@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hora.errors import MismatchError
-from rank_values import same_bits
+from rank_values import same_bits, seeded
 from torch import nn
 
 STEPS = 6
@@ -17,7 +17,7 @@ def network(seed=0):
 
 
 def share(rank, step):
-    generator = torch.Generator().manual_seed(100 * step + rank)
+    generator = seeded(100 * step + rank)
     return torch.randn(8, 12, generator=generator)
 
 

@@ -10,6 +10,7 @@ from hora.errors import HoraError, NotInitializedError, ShutDownError
 from torch.distributed import TCPStore
 
 
+@pytest.mark.cpu_only("every turn makes a communicator anew")
 def test_init_and_shutdown_100_times(hvd):
     for turn in range(100):
         hvd.shutdown()

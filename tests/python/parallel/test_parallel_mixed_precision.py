@@ -5,6 +5,7 @@ from __future__ import annotations
 import hora.torch as hvd
 import pytest
 import torch
+from rank_values import device_type
 
 pytestmark = pytest.mark.any_backend
 
@@ -17,7 +18,7 @@ def _train(*, fused: bool, poisoned_step: int | None) -> tuple[torch.Tensor, lis
         torch.optim.SGD(model.parameters(), lr=0.1, fused=fused),
         named_parameters=model.named_parameters(),
     )
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    scaler = torch.amp.GradScaler(device_type(), init_scale=1024.0, growth_interval=1000)
     scales = []
     for step in range(5):
         optimizer.zero_grad()
@@ -58,7 +59,7 @@ def test_unscale_before_clipping_sees_reduced_gradients() -> None:
     model = torch.nn.Linear(256, 256)
     hvd.broadcast_parameters(model)
     optimizer = hvd.DistributedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1))
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler = torch.amp.GradScaler(device_type(), init_scale=1024.0)
     scaler.scale(model(torch.full((4, 256), 1.0 + hvd.rank())).sum()).backward()
     scaler.unscale_(optimizer)
     gradient = model.weight.grad

@@ -26,7 +26,7 @@ def test_allreduce(hvd, dtype, op):
         result = hvd.allreduce(mine, **options)
         # The mean of 16-bit floats is rounded once; everything else is exact.
         torch.testing.assert_close(
-            result, expected, rtol=1e-2 if dtype.itemsize == 2 else 1e-6, atol=0
+            result.cpu(), expected.cpu(), rtol=1e-2 if dtype.itemsize == 2 else 1e-6, atol=0
         )
         assert result.dtype == dtype
         assert result.shape == shape

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from hora.errors import UsageError
-from rank_values import same_bits
+from rank_values import same_bits, seeded
 from torch import nn
 
 BATCH = 64
@@ -36,7 +36,7 @@ def network(seed=0):
 
 
 def data():
-    generator = torch.Generator().manual_seed(7)
+    generator = seeded(7)
     inputs = torch.randn(STEPS * BATCH, 20, generator=generator)
     return inputs, (inputs[:, :5] + inputs[:, 5:10]).argmax(1)
 

@@ -156,6 +156,7 @@ def test_metric_average(hvd):
     assert hvd.metric_average(torch.tensor([float(hvd.rank())]), name="loss") == expected
 
 
+@pytest.mark.cpu_only("samples are dealt on the CPU")
 @pytest.mark.parametrize("count", [1, 10, 33])
 def test_the_sampler_deals_every_sample(hvd, count):
     def all_indices(**options):
@@ -170,6 +171,7 @@ def test_the_sampler_deals_every_sample(hvd, count):
     assert sorted(all_indices(even=False)) == list(range(count))
 
 
+@pytest.mark.cpu_only("samples are loaded on the CPU")
 def test_the_loader(hvd):
     loader = hvd.DistributedDataLoader(torch.arange(50), batch_size=3, seed=2, drop_last=True)
     epochs = []

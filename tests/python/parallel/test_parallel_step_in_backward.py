@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from hora.errors import UsageError
-from rank_values import same_bits
+from rank_values import device_type, same_bits, seeded
 from torch import nn
 
 pytestmark = pytest.mark.any_backend
@@ -22,7 +22,7 @@ def network(layers=8):
 
 
 def share(rank, step):
-    generator = torch.Generator().manual_seed(100 * step + rank)
+    generator = seeded(100 * step + rank)
     return torch.randn(2, WIDTH, generator=generator)
 
 
@@ -131,7 +131,7 @@ def test_what_needs_all_gradients_is_refused(hvd):
         return hvd.DistributedOptimizer(inner, step_in_backward=True, **options)
 
     optimizer = make()
-    scaler = torch.amp.GradScaler("cpu")
+    scaler = torch.amp.GradScaler(device_type())
     scaler.scale(loss_of(model, hvd.rank(), 0)).backward()
     with pytest.raises(UsageError, match="GradScaler needs all gradients"):
         scaler.step(optimizer)

@@ -23,10 +23,13 @@ DTYPES = [
 ]
 
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("HORA_BACKEND", "").startswith("flat-"),
-    reason="a flat backend has no memory that all ranks see",
-)
+pytestmark = [
+    pytest.mark.cpu_only("ranks see each other's memory on the CPU only"),
+    pytest.mark.skipif(
+        os.environ.get("HORA_BACKEND", "").startswith("flat-"),
+        reason="a flat backend has no memory that all ranks see",
+    ),
+]
 
 
 def in_place_bytes(hvd) -> int:
