@@ -55,12 +55,12 @@ inline Protection ChooseProtection(std::uint8_t choice) {
 }
 
 inline Handshake::Options OptionsOf(Handshake::Role role, Protection protection) {
-  Handshake::Options options{.role = role,
-                             .protection = protection,
-                             .credentials = {.job_id = "fuzz"},
-                             .mine = {.rank = role == Handshake::Role::kDialler ? 1 : 0}};
-  options.credentials.key.fill(std::byte{0x5a});
-  return options;
+  KeyBytes key;
+  key.fill(std::byte{0x5a});
+  return {.role = role,
+          .protection = protection,
+          .credentials = {.job_id = "fuzz", .key = JobKey(key)},
+          .mine = {.rank = role == Handshake::Role::kDialler ? 1 : 0}};
 }
 
 // The ends of an authenticated connection: who dialled, and who listened.

@@ -7,7 +7,7 @@
 int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace hora;
   const fuzz::Input input(data, size);
-  const JobKey key{};
+  const JobKey key;
   const NetworkHello ours{.job_id = "fuzz"};
   HelloBytes hello{};
   std::copy_n(input.rest().begin(), std::min(size, hello.size()), hello.begin());

@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (reader.Read(own.get(), std::as_writable_bytes(std::span(&hello, 1))) != Progress::kComplete) {
     return 0;
   }
-  (void)SameKey(hello.key, JobKey{});
+  (void)SameKey(hello.key, KeyBytes{});
   reader.Reset();
   Notice notice;
   if (reader.Read(own.get(), std::as_writable_bytes(std::span(&notice, 1))) ==

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "hora/bindings/bind.h"
 #include "hora/bindings/job_key.h"
 #include "hora/bindings/raise.h"
+#include "hora/bindings/tell_peers.h"
 #include "hora/collectives/plugin/plugin_backend.h"
 #include "hora/engine/job_settings.h"
 #include "hora/net/network_interface.h"
@@ -107,14 +109,16 @@ std::string DescribePlugin(const std::string& name, const std::string& directory
 
 JobKey KeyFrom(const py::bytes& bytes) {
   const auto text = static_cast<std::string_view>(bytes);
-  JobKey key;
+  KeyBytes key;
   if (text.size() != key.size()) {
     Raise(Error(StatusCode::kInvalidArgument, "the job key has {} bytes, not {}", text.size(),
                 key.size()));
   }
   std::transform(text.begin(), text.end(), key.begin(),
                  [](char c) { return static_cast<std::byte>(c); });
-  return key;
+  const JobKey kept(key);
+  explicit_bzero(key.data(), key.size());
+  return kept;
 }
 
 void BindNetwork(py::module_& module) {
@@ -123,6 +127,20 @@ void BindNetwork(py::module_& module) {
            py::arg("job_id"), py::arg("key"))
       .def_property_readonly("address", &Server::address)
       .def("close", &Server::Close);
+  module.def("settings_problem", [] {
+    const Result<Config> config = Config::FromEnvironment();
+    return config ? std::string() : config.error().message();
+  });
+  module.def(
+      "tell_peers",
+      [](const std::string& store, const std::string& rendezvous, const std::string& job_id,
+         const py::bytes& key, int rank, const std::string& problem) {
+        const MeetingPlace place{store, rendezvous, {.job_id = job_id, .key = KeyFrom(key)}};
+        const py::gil_scoped_release release;
+        TellPeers(place, rank, problem);
+      },
+      py::arg("store"), py::arg("rendezvous"), py::arg("job_id"), py::arg("key"), py::arg("rank"),
+      py::arg("problem"));
   module.def("choose_address", &Choose, py::arg("wanted"), py::arg("towards"));
   module.def("network_interfaces", &Interfaces);
   module.def("describe_plugin", &DescribePlugin, py::arg("name"), py::arg("directory"));

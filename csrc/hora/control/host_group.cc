@@ -10,6 +10,7 @@
 
 #include "hora/base/format.h"
 #include "hora/control/rendezvous_client.h"
+#include "hora/control/rendezvous_message.h"
 #include "hora/control/rendezvous_server.h"
 
 namespace hora {
@@ -30,6 +31,10 @@ bool IsListening(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) == 0 && listening != 0;
 }
 
+bool IsName(const std::string& rendezvous) {
+  return !rendezvous.empty() && rendezvous.size() <= kLongestName;
+}
+
 Status CheckOptions(const HostGroupOptions& options) {
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size) {
     return Error(StatusCode::kInvalidArgument, "rank {} of {} ranks on this host", options.rank,
@@ -41,8 +46,7 @@ Status CheckOptions(const HostGroupOptions& options) {
                  "rank 0: descriptor {} is not the listening socket of the rendezvous",
                  options.listen_fd);
   }
-  if (options.rank != 0 &&
-      (options.rendezvous.empty() || options.rendezvous.size() > kLongestName)) {
+  if (options.rank != 0 && !IsName(options.rendezvous)) {
     return Error(StatusCode::kInvalidArgument,
                  "rank {}: the rendezvous name has {} bytes; allowed are 1 to {}", options.rank,
                  options.rendezvous.size(), kLongestName);
@@ -68,6 +72,16 @@ Result<HostGroup> FormHostGroup(const HostGroupOptions& options) {
   // A connection that is gone again between poll and accept must not block.
   fcntl(options.listen_fd, F_SETFL, fcntl(options.listen_fd, F_GETFL) | O_NONBLOCK);
   return RendezvousServer(options, NextGeneration()).Form(deadline);
+}
+
+Status TellHostGroup(const std::string& rendezvous, const JobKey& key, const Status& problem,
+                     TimePoint deadline) {
+  if (!IsName(rendezvous)) {
+    return Error(StatusCode::kInvalidArgument, "a rendezvous name has 1 to {} bytes, not {}",
+                 kLongestName, rendezvous.size());
+  }
+  return RefuseRendezvous({.rank = Hello::kNoRank, .rendezvous = rendezvous, .key = key}, problem,
+                          deadline);
 }
 
 }  // namespace hora

@@ -20,7 +20,7 @@ struct HostGroupOptions {
   int rank = 0;
   int size = 1;
   std::string rendezvous;  // abstract Unix-socket name, without the leading NUL; size > 1 only
-  JobKey key{};            // proves membership of this job; never logged
+  JobKey key;              // proves membership of this job; never logged
   int listen_fd = -1;      // rank 0: the listening socket behind `rendezvous`; stays the caller's
   Tunables tunables;       // rank 0's are used by all
   Duration timeout = std::chrono::seconds(30);
@@ -46,5 +46,10 @@ struct HostGroup {
 // peers must run as the same user. The generation that rank 0 hands out grows with every group that
 // it forms.
 Result<HostGroup> FormHostGroup(const HostGroupOptions& options);
+
+// For somebody who will not join: rank 0, which may still wait, and with it all others fail with
+// this. Waits until the deadline for rank 0 to be there.
+Status TellHostGroup(const std::string& rendezvous, const JobKey& key, const Status& problem,
+                     TimePoint deadline);
 
 }  // namespace hora

@@ -137,19 +137,29 @@ class Forming {
       : options_(options), deadline_(SteadyClock::Instance().Now() + options.timeout) {}
 
   Result<JobGroup> Run() {
-    if (Status status = Listen(); !status.ok()) return Fail(std::move(status));
+    const Result<SocketAddress> store = SocketAddress::Parse(options_.store);
+    if (!store) return Fail(store.error());
+    auto connected =
+        ConnectToStore(*store, options_.rank, options_.credentials, options_.control, deadline_);
+    if (!connected) return Fail(std::move(connected.error()));
+    group_.store = std::move(*connected);
+    if (Status status = Listen(*store); !status.ok()) {
+      // The others would wait in vain.
+      [[maybe_unused]] const Status told = group_.store->Set(
+          std::string(kProblemKey), fmt::format("rank {} on {} cannot join: {}", options_.rank,
+                                                HostName(), status.message()));
+      return Fail(std::move(status));
+    }
     if (Status status = Meet(); !status.ok()) return Fail(std::move(status));
     if (Status status = FormHost(); !status.ok()) return Fail(std::move(status));
     return std::move(group_);
   }
 
  private:
-  Status Listen() {
-    const Result<SocketAddress> store = SocketAddress::Parse(options_.store);
-    if (!store) return store.error();
-    const Result<SocketAddress> own = ChooseAddress(options_.interfaces, *store);
+  Status Listen(const SocketAddress& store) {
+    const Result<SocketAddress> own = ChooseAddress(options_.interfaces, store);
     if (!own) return own.error();
-    data_ = options_.data.value_or(store->IsLoopback() ? Protection::kChecksum : Protection::kTls);
+    data_ = options_.data.value_or(store.IsLoopback() ? Protection::kChecksum : Protection::kTls);
     auto network = PeerNetwork::Open({.rank = options_.rank,
                                       .bind = *own,
                                       .credentials = options_.credentials,
@@ -164,10 +174,6 @@ class Forming {
       Log(LogLevel::kInfo, options_.rank,
           fmt::format("host {} listens on {} only", HostName(), own->HostToString()));
     }
-    auto connected =
-        ConnectToStore(*store, options_.rank, options_.credentials, options_.control, deadline_);
-    if (!connected) return connected.error();
-    group_.store = std::move(*connected);
     return Status::Ok();
   }
 
@@ -177,7 +183,7 @@ class Forming {
                         .local_rank = options_.local_rank,
                         .local_size = options_.local_size,
                         .host = HostName(),
-                        .address = group_.network->address().ToString(),
+                        .address = SayToOthers(group_.network->address()),
                         .rendezvous = point_.name,
                         .engine = options_.engine,
                         .data_plane = std::string(says_protection ? ToString(data_) : kUnset),
@@ -198,7 +204,7 @@ class Forming {
       }
       const Result<SocketAddress> address = SocketAddress::Parse(card.address);
       if (!address) return address.error();
-      addresses.push_back(*address);
+      addresses.push_back(OnLinkOf(group_.network->address(), *address));
     }
     group_.layout = HostLayout(std::move(sizes));
     group_.network->Begin(group_.generation, std::move(addresses));

@@ -27,6 +27,7 @@ class RendezvousClient {
       : options_(options), deadline_(deadline) {}
 
   Result<HostGroup> Join();
+  Status Refuse(const Status& problem);
 
  private:
   Status Connect();
@@ -68,6 +69,12 @@ Result<HostGroup> RendezvousClient::Join() {
                    .peers = {{.rank = 0, .pid = server_pid_, .fd = fd_.Release()}}};
 }
 
+Status RendezvousClient::Refuse(const Status& problem) {
+  if (Status status = Connect(); !status.ok()) return status;
+  Introduce();
+  return SendMessage(fd_.get(), Notice::Refusal(problem));
+}
+
 Status RendezvousClient::Connect() {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -104,7 +111,8 @@ Status RendezvousClient::Connect() {
 
 void RendezvousClient::Introduce() {
   Hello hello;
-  hello.key = options_.key;
+  const auto key = options_.key.bytes();
+  std::copy(key.begin(), key.end(), hello.key.begin());
   hello.rank = options_.rank;
   hello.size = options_.size;
   hello.pid = getpid();
@@ -172,6 +180,11 @@ Status RendezvousClient::NoAnswer() const {
 
 Result<HostGroup> JoinRendezvous(const HostGroupOptions& options, TimePoint deadline) {
   return RendezvousClient(options, deadline).Join();
+}
+
+Status RefuseRendezvous(const HostGroupOptions& options, const Status& problem,
+                        TimePoint deadline) {
+  return RendezvousClient(options, deadline).Refuse(problem);
 }
 
 }  // namespace hora

@@ -11,4 +11,7 @@ namespace hora {
 // shown only to a process of the same user.
 Result<HostGroup> JoinRendezvous(const HostGroupOptions& options, TimePoint deadline);
 
+// As TellHostGroup.
+Status RefuseRendezvous(const HostGroupOptions& options, const Status& problem, TimePoint deadline);
+
 }  // namespace hora

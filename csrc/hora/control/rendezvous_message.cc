@@ -28,7 +28,7 @@ Status Notice::cause() const {
                 std::string(text.begin(), std::find(text.begin(), text.end(), '\0')));
 }
 
-bool SameKey(const JobKey& a, const JobKey& b) {
+bool SameKey(std::span<const std::byte, 32> a, std::span<const std::byte, 32> b) {
   volatile unsigned difference = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     difference = difference | std::to_integer<unsigned>(a[i] ^ b[i]);

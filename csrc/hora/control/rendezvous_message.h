@@ -16,17 +16,18 @@
 
 namespace hora {
 
-inline constexpr std::uint32_t kRendezvousVersion = 3;
+inline constexpr std::uint32_t kRendezvousVersion = 4;
 
 // The first and only thing that a rank says unasked. `magic`, `version` and `key` keep their place
 // in every version, so that a member of the job is told about a version that differs.
 struct Hello {
   static constexpr std::uint64_t kMagic = 0x6f6c'6c65'6861'726f;  // "orahello" in memory
+  static constexpr std::int32_t kNoRank = -1;  // a refusal follows: why the group cannot be
 
   std::uint64_t magic = kMagic;
   std::uint32_t version = kRendezvousVersion;
   std::uint32_t reserved = 0;
-  JobKey key{};
+  KeyBytes key{};
   std::int32_t rank = 0;
   std::int32_t size = 0;
   std::int32_t pid = 0;
@@ -56,7 +57,7 @@ struct Notice {
 };
 
 // Constant time, whatever the keys.
-bool SameKey(const JobKey& a, const JobKey& b);
+bool SameKey(std::span<const std::byte, 32> a, std::span<const std::byte, 32> b);
 
 // Sends all of it at once, with the descriptor `passed_fd` unless that is negative. Messages are
 // far smaller than an empty socket buffer, so this fails rather than waits.

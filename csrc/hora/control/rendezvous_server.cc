@@ -107,6 +107,7 @@ Status RendezvousServer::Advance(Connection& connection) {
   const bool complete = progress == Progress::kComplete;
   connection.reader.Reset();
   if (complete && stranger) return MeetStranger(connection);
+  if (complete && connection.stage == Stage::kMessenger) return connection.notice.cause();
   if (complete && connection.stage == Stage::kWelcomed) {
     if (connection.notice.kind == NoticeKind::kReady) {
       connection.stage = Stage::kReady;
@@ -117,7 +118,7 @@ Status RendezvousServer::Advance(Connection& connection) {
                  connection.identity.pid, cause.message());
   }
   // It hung up, or talks when it should wait. A retry of that rank may still come.
-  if (!stranger) {
+  if (connection.is_member()) {
     last_loss_ =
         fmt::format("rank {} (pid {}) came and left again", connection.rank, connection.pid());
   }
@@ -127,9 +128,14 @@ Status RendezvousServer::Advance(Connection& connection) {
 
 Status RendezvousServer::MeetStranger(Connection& connection) {
   const Hello& hello = connection.hello;
-  const bool proved = hello.magic == Hello::kMagic && SameKey(hello.key, options_.key);
-  explicit_bzero(&connection.hello.key, sizeof(JobKey));
+  const bool proved = hello.magic == Hello::kMagic && SameKey(hello.key, options_.key.bytes());
+  explicit_bzero(&connection.hello.key, sizeof(KeyBytes));
   if (!proved) ++turned_away_;
+  const bool is_messenger = hello.version == kRendezvousVersion && hello.rank == Hello::kNoRank;
+  if (proved && is_messenger) {  // it does not stay for an answer
+    connection.stage = Stage::kMessenger;
+    return Status::Ok();
+  }
   // A hello can outlive its sender: an attempt that was given up before this one began.
   if (!proved || HasHungUp(connection.fd.get())) {
     connection.stage = Stage::kGone;

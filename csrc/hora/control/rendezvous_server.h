@@ -19,7 +19,7 @@ namespace hora {
 // Form. A connection is a stranger until its hello has proved the key; strangers have little time,
 // are few, and can neither fail nor delay the group. A member of the job that contradicts the group
 // (other size or version, a rank twice) fails it at once for everybody, since waiting would not
-// heal it.
+// heal it; so does a messenger, which has the key and no rank, for the reason that it brings.
 class RendezvousServer {
  public:
   RendezvousServer(const HostGroupOptions& options, std::uint64_t generation);
@@ -27,7 +27,7 @@ class RendezvousServer {
   Result<HostGroup> Form(TimePoint deadline);
 
  private:
-  enum class Stage : std::uint8_t { kStranger, kWelcomed, kReady, kGone };
+  enum class Stage : std::uint8_t { kStranger, kMessenger, kWelcomed, kReady, kGone };
   struct Connection {
     UniqueFd fd;
     PeerIdentity identity;

@@ -1,6 +1,5 @@
 #include "hora/net/handshake.h"
 
-#include <openssl/crypto.h>
 #include <poll.h>
 
 #include <optional>
@@ -35,7 +34,6 @@ class Handshake::State {
  public:
   State(UniqueFd socket, const Options& options)
       : socket_(std::move(socket)), options_(options), peer_name_(PeerName(socket_.get())) {}
-  ~State() { OPENSSL_cleanse(options_.credentials.key.data(), options_.credentials.key.size()); }
   State(const State&) = delete;
 
   Progress Advance();
@@ -63,7 +61,7 @@ class Handshake::State {
   Result<Digest> ProofOf(Role role, const IntroductionBytes& introduction);
   Status MakeRecords();
   Result<SecretKey> Derive(std::string_view purpose) const {
-    return DeriveKey(options_.credentials.key, said_, purpose);
+    return DeriveKey(options_.credentials.key.bytes(), said_, purpose);
   }
 
   UniqueFd socket_;

@@ -22,7 +22,8 @@ constexpr std::size_t kTagBytes = kHelloBytes - kTagAt;
 static_assert(kTagBytes == 16);
 
 Result<std::array<std::byte, kTagBytes>> TagOf(const HelloBytes& hello, const JobKey& key) {
-  const Result<SecretKey> tag_key = DeriveKey(key, std::as_bytes(std::span(kMagic)), "hora hello");
+  const Result<SecretKey> tag_key =
+      DeriveKey(key.bytes(), std::as_bytes(std::span(kMagic)), "hora hello");
   if (!tag_key) return Fail(tag_key.error());
   Result<Authenticator> authenticator = Authenticator::Open(*tag_key);
   if (!authenticator) return Fail(authenticator.error());
@@ -48,11 +49,14 @@ std::string JobIdOf(const HelloBytes& hello) {
 }
 
 Status Stranger(const std::string& theirs, const std::string& ours) {
+  constexpr std::string_view kHint =
+      "if a secret file was given, it must be the same on all hosts (--secret-file)";
   if (theirs == ours) {
-    return Error(StatusCode::kPeerFailed, "names job '{}', but does not have its key", ours);
+    return Error(StatusCode::kPeerFailed, "names job '{}', but does not have its key; {}", ours,
+                 kHint);
   }
-  return Error(StatusCode::kPeerFailed, "belongs to job '{}', this process to job '{}'", theirs,
-               ours);
+  return Error(StatusCode::kPeerFailed, "belongs to job '{}', this process to job '{}'; {}", theirs,
+               ours, kHint);
 }
 
 }  // namespace

@@ -79,9 +79,13 @@ bool Contains(const Network& network, const SocketAddress& address) {
   return true;
 }
 
+const sockaddr_in6& AsIpv6(const SocketAddress& address) {
+  return *reinterpret_cast<const sockaddr_in6*>(address.data());
+}
+
 bool IsLinkLocal(const SocketAddress& address) {
   if (address.family() != AF_INET6) return false;
-  return IN6_IS_ADDR_LINKLOCAL(&reinterpret_cast<const sockaddr_in6*>(address.data())->sin6_addr);
+  return IN6_IS_ADDR_LINKLOCAL(&AsIpv6(address).sin6_addr);
 }
 
 // Of several addresses that were asked for: one that reaches other hosts, of the family in use.
@@ -127,7 +131,22 @@ Result<SocketAddress> AddressTowards(const SocketAddress& towards) {
   return address->WithPort(0);
 }
 
+SocketAddress WithZone(const SocketAddress& address, std::uint32_t zone) {
+  sockaddr_in6 changed = AsIpv6(address);
+  changed.sin6_scope_id = zone;
+  return SocketAddress::From(reinterpret_cast<const sockaddr*>(&changed), sizeof(changed)).value();
+}
+
 }  // namespace
+
+std::string SayToOthers(const SocketAddress& address) {
+  return (IsLinkLocal(address) ? WithZone(address, 0) : address).ToString();
+}
+
+SocketAddress OnLinkOf(const SocketAddress& here, const SocketAddress& theirs) {
+  const bool needs_zone = IsLinkLocal(here) && IsLinkLocal(theirs);
+  return needs_zone ? WithZone(theirs, AsIpv6(here).sin6_scope_id) : theirs;
+}
 
 Result<std::vector<NetworkInterface>> NetworkInterfaces() {
   ifaddrs* first = nullptr;

@@ -26,4 +26,9 @@ Result<std::vector<NetworkInterface>> NetworkInterfaces();
 Result<SocketAddress> ChooseAddress(const std::vector<std::string>& wanted,
                                     const SocketAddress& towards);
 
+// A link-local address (fe80::…) means nothing without an interface, which each host names in its
+// own way: what one says to others leaves the zone out, and they put their own in, that of `here`.
+std::string SayToOthers(const SocketAddress& address);
+SocketAddress OnLinkOf(const SocketAddress& here, const SocketAddress& theirs);
+
 }  // namespace hora

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "hora/base/clock.h"
@@ -12,6 +13,10 @@ namespace hora {
 
 inline constexpr std::size_t kMaxStoreKeyBytes = 256;
 inline constexpr std::size_t kMaxStoreValueBytes = 64u << 10;
+// Whoever sets this key says why the job cannot be: all who wait to meet for the first time, or
+// come to it soon, fail with the value; until the rank that set it comes itself. After the first
+// meeting it has no effect.
+inline constexpr std::string_view kProblemKey = "hora/problem";
 
 // Everybody who came to a meeting.
 struct Meeting {

@@ -237,4 +237,11 @@ Result<std::unique_ptr<Store>> ConnectToStore(const SocketAddress& address, int 
   return std::unique_ptr<Store>(std::move(client));
 }
 
+Status TellStore(const SocketAddress& address, int rank, const JobCredentials& credentials,
+                 Protection protection, const std::string& problem, TimePoint deadline) {
+  const auto store = ConnectToStore(address, rank, credentials, protection, deadline);
+  if (!store) return store.error();
+  return (*store)->Set(std::string(kProblemKey), problem.substr(0, kMaxStoreValueBytes));
+}
+
 }  // namespace hora

@@ -16,4 +16,9 @@ Result<std::unique_ptr<Store>> ConnectToStore(const SocketAddress& address, int 
                                               const JobCredentials& credentials,
                                               Protection protection, TimePoint deadline);
 
+// Sets kProblemKey for a rank that will not meet the others, or -1 for somebody else who knows.
+// Waits no longer than the deadline for the store to be there, and a moment for its answer.
+Status TellStore(const SocketAddress& address, int rank, const JobCredentials& credentials,
+                 Protection protection, const std::string& problem, TimePoint deadline);
+
 }  // namespace hora

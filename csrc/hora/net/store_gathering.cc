@@ -8,6 +8,8 @@ namespace hora {
 namespace {
 
 constexpr Duration kFailureMemory = std::chrono::seconds(5);
+// Ranks that start slowly are told, too, why another one will never come.
+constexpr Duration kReportMemory = std::chrono::seconds(60);
 constexpr std::size_t kMostFates = 4;  // in one message
 
 }  // namespace
@@ -70,21 +72,31 @@ StoreGathering::Outcome StoreGathering::Complete() {
 
 StoreGathering::Outcome StoreGathering::FailAll(MemberId member, int rank, Status status,
                                                 TimePoint now) {
-  Outcome outcome = FailPresent(std::move(status), RankSet::Of(rank), now);
+  Outcome outcome = FailPresent(std::move(status), RankSet::Of(rank), now + kFailureMemory);
   outcome.members.insert(outcome.members.begin(), member);
   return outcome;
 }
 
-StoreGathering::Outcome StoreGathering::Refuse(Status status, TimePoint now) {
-  if (has_met_) return {};
-  // Each rank of a host that differs is a reason: who was told of one may begin again.
-  const bool still_fails = failure_ && now < failure_->until;
-  return FailPresent(std::move(status), still_fails ? failure_->told : RankSet(), now);
+// Each rank of a host that differs is a reason: who was told of one may begin again.
+RankSet StoreGathering::ToldOfFailure(TimePoint now) const {
+  return failure_ && now < failure_->until ? failure_->told : RankSet();
 }
 
-StoreGathering::Outcome StoreGathering::FailPresent(Status status, RankSet told, TimePoint now) {
+StoreGathering::Outcome StoreGathering::Refuse(Status status, TimePoint now) {
+  if (has_met_) return {};
+  return FailPresent(std::move(status), ToldOfFailure(now), now + kFailureMemory);
+}
+
+StoreGathering::Outcome StoreGathering::Report(int rank, Status status, TimePoint now) {
+  if (has_met_) return {};
+  RankSet told = ToldOfFailure(now);
+  if (rank >= 0) told.Add(rank);
+  return FailPresent(std::move(status), std::move(told), now + kReportMemory);
+}
+
+StoreGathering::Outcome StoreGathering::FailPresent(Status status, RankSet told, TimePoint until) {
   Outcome outcome{{}, Refusal{status}};
-  failure_ = Failure{std::move(status), std::move(told), now + kFailureMemory};
+  failure_ = Failure{std::move(status), std::move(told), until};
   for (const auto& [present_rank, present] : present_) {
     outcome.members.push_back(present.id);
     failure_->told.Add(present_rank);

@@ -39,6 +39,8 @@ class StoreGathering {
   // until a first meeting has ended, as the reason may be a recorded hello that a stranger repeats:
   // so he can keep a job from starting, which he could by dropping packets too, but end none.
   Outcome Refuse(Status status, TimePoint now);
+  // The same said by a member; -1: by no rank. A rank may mend what is wrong, and begin again.
+  Outcome Report(int rank, Status status, TimePoint now);
   // Its patience has ended: it leaves, with this.
   Status GiveUp(MemberId member, TimePoint now);
 
@@ -61,8 +63,9 @@ class StoreGathering {
   };
 
   Outcome Complete();
+  RankSet ToldOfFailure(TimePoint now) const;
   Outcome FailAll(MemberId member, int rank, Status status, TimePoint now);
-  Outcome FailPresent(Status status, RankSet told, TimePoint now);
+  Outcome FailPresent(Status status, RankSet told, TimePoint until);
   std::string Fate(const RankSet& missing) const;
 
   std::uint64_t generation_;

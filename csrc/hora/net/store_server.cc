@@ -107,6 +107,7 @@ void StoreServer::Loop::Welcome(Newcomer newcomer) {
   members_.emplace(id,
                    Member{.stream = StoreStream(std::move(newcomer.channel), kMaxStoreRequestBytes),
                           .address = std::move(newcomer.address),
+                          .rank = newcomer.said.rank,
                           .asked = {},
                           .answer_by = {},
                           .key = {}});
@@ -170,11 +171,17 @@ Status StoreServer::Loop::Handle(MemberId id, Member& member, MeetRequest reques
   return Status::Ok();
 }
 
-Status StoreServer::Loop::Handle(MemberId id, Member&, SetRequest request) {
+Status StoreServer::Loop::Handle(MemberId id, Member& member, SetRequest request) {
   if (request.key.size() > kMaxStoreKeyBytes || request.value.size() > kMaxStoreValueBytes) {
     return Error(StatusCode::kInvalidArgument,
                  "a key of {} bytes, at most {}, with a value of {} bytes, at most {}",
                  request.key.size(), kMaxStoreKeyBytes, request.value.size(), kMaxStoreValueBytes);
+  }
+  if (request.key == kProblemKey) {
+    Deliver(gathering_.Report(
+        member.rank, Status(StatusCode::kInvalidArgument, std::move(request.value)), Now()));
+    Answer(id, SetAnswer{});
+    return Status::Ok();
   }
   const auto found = values_.find(request.key);
   const std::size_t replaced = found == values_.end() ? 0 : found->second.size();

@@ -33,6 +33,7 @@ class StoreServer::Loop {
   struct Member {
     StoreStream stream;
     std::string address;
+    int rank = -1;
     Waits waits = Waits::kNot;
     TimePoint asked;
     TimePoint answer_by;  // while it waits

@@ -27,7 +27,7 @@ using std::chrono::seconds;
 
 Hello HelloOf(const HostGroupOptions& options) {
   Hello hello;
-  hello.key = options.key;
+  std::copy_n(options.key.bytes().begin(), hello.key.size(), hello.key.begin());
   hello.rank = options.rank;
   hello.size = options.size;
   hello.pid = 4242;
@@ -227,11 +227,31 @@ TEST(HostGroup, AnotherJobsKeyIsAnErrorForWhoeverShowsIt) {
   const MeetingPoint point(2);
   auto root = std::async([options = point.OptionsOf(0)] { return FormHostGroup(options); });
   auto other_job = point.OptionsOf(1);
-  other_job.key[0] ^= std::byte{1};
+  other_job.key = JobKey(KeyBytes{std::byte{1}});
   ExpectError(FormHostGroup(other_job), StatusCode::kPeerFailed, "keys of different jobs");
   std::vector<Result<HostGroup>> results = FormTogether({point.OptionsOf(1)});
   results.insert(results.begin(), root.get());
   ExpectGroup(results);
+}
+
+TEST(HostGroup, AMessengerEndsTheWait) {
+  const MeetingPoint point(2);
+  auto waiting = std::async([options = point.OptionsOf(0)] { return FormHostGroup(options); });
+  const HostGroupOptions known = point.OptionsOf(1);
+  const Status problem(StatusCode::kInvalidArgument, "SLURM_PROCID='x' is no number");
+  const TimePoint deadline = SteadyClock::Instance().Now() + seconds(20);
+  const Status told = TellHostGroup(known.rendezvous, known.key, problem, deadline);
+  EXPECT_TRUE(told.ok()) << told.ToString();
+  ExpectError(waiting.get(), StatusCode::kInvalidArgument, "SLURM_PROCID='x' is no number");
+}
+
+TEST(HostGroup, AMessengerWithoutTheKeyIsNotHeard) {
+  const MeetingPoint point(2);
+  const HostGroupOptions known = point.OptionsOf(0);
+  const Status problem(StatusCode::kInvalidArgument, "nothing");
+  const TimePoint deadline = SteadyClock::Instance().Now() + seconds(20);
+  EXPECT_TRUE(TellHostGroup(known.rendezvous, JobKey(), problem, deadline).ok());
+  ExpectGroup(FormTogether(point));
 }
 
 // Abstract sockets have no file permissions: whoever knows the name can connect, or bind it first.

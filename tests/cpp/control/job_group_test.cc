@@ -47,6 +47,24 @@ void FormAll(const HostLayout& layout, const std::function<void(int, JobGroup&)>
   });
 }
 
+TEST(JobGroup, ARankWithoutItsInterfaceEndsTheWaitOfAll) {
+  const StoreJob job;
+  const HostLayout layout({1, 1});
+  OnThreads(2, [&](int rank) {
+    JobGroupOptions options = OptionsOf(job, rank, layout);
+    options.timeout = seconds(60);
+    if (rank == 1) options.interfaces = {"no-such"};
+    const TimePoint soon = In(seconds(10));
+    const auto group = FormJobGroup(options);
+    ASSERT_FALSE(group);
+    EXPECT_LT(SteadyClock::Instance().Now(), soon);
+    EXPECT_NE(group.error().message().find("no-such"), std::string::npos)
+        << group.error().message();
+    const bool is_told = group.error().message().starts_with("rank 1 on ");
+    EXPECT_EQ(is_told, rank == 0) << group.error().message();
+  });
+}
+
 TEST(JobGroup, RanksOfAHostShareABoardAndAllKnowTheLayout) {
   const HostLayout layout({2, 1, 3});
   std::mutex mutex;

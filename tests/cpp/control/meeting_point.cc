@@ -35,7 +35,9 @@ struct AbstractAddress {
 MeetingPoint::MeetingPoint(int size, Duration timeout) : size_(size), timeout_(timeout) {
   static std::atomic<int> number{0};
   name_ = fmt::format("hora-test-{}-{}", getpid(), ++number);
-  key_.fill(std::byte{0x5a});
+  KeyBytes key;
+  key.fill(std::byte{0x5a});
+  key_ = JobKey(key);
   Listen();
 }
 

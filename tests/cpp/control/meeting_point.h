@@ -24,7 +24,7 @@ class MeetingPoint {
   int size_;
   Duration timeout_;
   std::string name_;
-  JobKey key_{};
+  JobKey key_;
   UniqueFd listener_;
 };
 

@@ -33,9 +33,9 @@ inline std::pair<UniqueFd, UniqueFd> TcpPair() {
 }
 
 inline JobCredentials TestJob() {
-  JobCredentials job{.job_id = "job-7"};
-  for (std::size_t i = 0; i < job.key.size(); ++i) job.key[i] = static_cast<std::byte>(3 * i + 1);
-  return job;
+  KeyBytes key;
+  for (std::size_t i = 0; i < key.size(); ++i) key[i] = static_cast<std::byte>(3 * i + 1);
+  return {.job_id = "job-7", .key = JobKey(key)};
 }
 
 inline Handshake::Options DiallerOptions(Protection protection) {

@@ -139,7 +139,10 @@ TEST_P(HandshakeTest, RunsToTheEndForADiallerThatMayBlock) {
 
 TEST_P(HandshakeTest, RefusesAnotherKey) {
   Handshake::Options other = Dials();
-  other.credentials.key[31] ^= std::byte{1};
+  KeyBytes key;
+  std::copy_n(other.credentials.key.bytes().begin(), key.size(), key.begin());
+  key[31] ^= std::byte{1};
+  other.credentials.key = JobKey(key);
   Relayed(other, Listens()).ExpectRefused(StatusCode::kPeerFailed, "does not have its key");
 }
 

@@ -32,7 +32,7 @@ TEST(Hello, KeepsItsPlaces) {
 TEST(Hello, ShowsNoControlCharactersOfStrangers) {
   NetworkHello theirs = FromListener();
   theirs.job_id = "\x1b[2J\n\xff";
-  JobKey other{};
+  const JobKey other;
   const auto read =
       CheckHello(*EncodeHello(theirs, other), NetworkHello{.job_id = "job-7"}, TestJob().key);
   ASSERT_FALSE(read);

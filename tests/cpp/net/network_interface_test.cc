@@ -48,6 +48,17 @@ TEST(NetworkInterface, WithoutWishesItIsTheWayTowardsSomebody) {
   EXPECT_FALSE(ChooseAddress({}, SocketAddress()));
 }
 
+TEST(NetworkInterface, ALinkLocalAddressIsOnTheListenersInterfaceWhateverItIsCalledElsewhere) {
+  const SocketAddress here = SocketAddress::Parse("[fe80::1%lo]:4").value();
+  EXPECT_EQ(SayToOthers(here), "[fe80::1]:4");
+  const SocketAddress theirs = SocketAddress::Parse("[fe80::2]:5").value();
+  EXPECT_EQ(OnLinkOf(here, theirs).ToString(), "[fe80::2%lo]:5");
+  const SocketAddress global = SocketAddress::Parse("[fd00::2]:5").value();
+  EXPECT_EQ(OnLinkOf(here, global), global);
+  EXPECT_EQ(OnLinkOf(global, theirs), theirs);
+  EXPECT_EQ(SayToOthers(SocketAddress::Parse("10.0.0.1:4").value()), "10.0.0.1:4");
+}
+
 TEST(NetworkInterface, AnyNetworkIsAnAddressAndNoWildcard) {
   const auto address = ChooseAddress({"0.0.0.0/0"}, kLoopback);
   ASSERT_TRUE(address);

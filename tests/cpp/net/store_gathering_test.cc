@@ -156,6 +156,15 @@ TEST_F(StoreGatheringTest, ARefusalPasses) {
   EXPECT_EQ(Met(Come(0, 1)).told.size(), 1u);
 }
 
+TEST_F(StoreGatheringTest, WhatAMemberSaysIsRememberedForLonger) {
+  const Status problem(StatusCode::kInvalidArgument, "no disk");
+  EXPECT_TRUE(gathering_.Report(2, problem, now_).members.empty());
+  now_ += seconds(50);
+  EXPECT_EQ(Refused(Come(0, 3)).message(), "no disk");
+  EXPECT_FALSE(Come(2, 3)) << "it has mended what it reported";
+  EXPECT_FALSE(Come(1, 3));
+}
+
 // What a stranger has recorded must not end a job that runs.
 TEST_F(StoreGatheringTest, NobodyIsRefusedAfterTheFirstMeeting) {
   EXPECT_EQ(Met(Come(0, 1)).told.size(), 1u);

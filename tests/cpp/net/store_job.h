@@ -20,9 +20,9 @@ inline TimePoint In(Duration duration) { return SteadyClock::Instance().Now() + 
 inline SocketAddress Loopback() { return *SocketAddress::Parse("127.0.0.1:0"); }
 
 inline JobCredentials SampleCredentials(unsigned char key = 7) {
-  JobCredentials credentials{.job_id = "a-job"};
-  credentials.key.fill(std::byte{key});
-  return credentials;
+  KeyBytes secret;
+  secret.fill(std::byte{key});
+  return {.job_id = "a-job", .key = JobKey(secret)};
 }
 
 // Each rank on a thread of its own.

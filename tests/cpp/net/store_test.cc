@@ -94,6 +94,22 @@ TEST_P(StoreTest, AMemberWithAnotherProtectionEndsTheMeeting) {
   EXPECT_NE(message.find("set HORA_CONTROL_PLANE to the same value"), std::string::npos) << message;
 }
 
+TEST_P(StoreTest, AProblemEndsTheMeeting) {
+  const auto store = job_.Connect(0);
+  ASSERT_NE(store, nullptr);
+  std::jthread messenger([&] {
+    const Status told = TellStore(job_.address(), 1, SampleCredentials(), GetParam(),
+                                  "rank 1 on h2 has no disk", In(seconds(20)));
+    EXPECT_TRUE(told.ok()) << told.ToString();
+  });
+  const TimePoint soon = In(seconds(10));
+  const auto meeting = store->Meet(0, 2, "", In(seconds(60)));
+  ASSERT_FALSE(meeting);
+  EXPECT_LT(SteadyClock::Instance().Now(), soon);
+  EXPECT_EQ(meeting.error().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(meeting.error().message(), "rank 1 on h2 has no disk");
+}
+
 TEST_P(StoreTest, ManyRanksComeAtOnce) {
   constexpr int kRanks = 64;
   OnThreads(kRanks, [&](int rank) {
