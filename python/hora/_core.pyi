@@ -111,6 +111,17 @@ class StoreServer:
     def close(self) -> None:
         """Whoever waits in the store is told that it is gone."""
 
+def settings_problem() -> str:
+    """What ``init`` would say of this process's HORA_ variables; "" when they are sound."""
+
+def tell_peers(
+    store: str, rendezvous: str, job_id: str, key: bytes, rank: int, problem: str
+) -> None:
+    """For a rank that will not join (or -1): those who wait at this place fail with ``problem``.
+
+    Blocks for a second or two; tells nobody, silently, where nobody can be reached.
+    """
+
 def choose_address(wanted: list[str], towards: str) -> str:
     """The address of this host ("ip:0") on the first of these interfaces and networks that is up.
 
