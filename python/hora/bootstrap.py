@@ -14,27 +14,45 @@ closing. Torch is imported only in case 2, and only with more than one rank.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hora.errors import UsageError
+from hora.launch.secret_file import VARIABLE as SECRET_FILE
 from hora.starters import mpi, pipe, slurm, torchrun
 from hora.starters.file_board import FOLDER, FileBoard
-from hora.starters.meeting import SECRET_FILE, meet
+from hora.starters.meeting import Kept, meet
 from hora.starters.pipe import DOCUMENT_VERSION
-from hora.starters.place import MAX_SIZE, Bootstrap, Position, alone, open_listener
+from hora.starters.place import (
+    MAX_SIZE,
+    Bootstrap,
+    Position,
+    alone,
+    open_listener,
+    tell_peers,
+)
 
-__all__ = ["DOCUMENT_VERSION", "MAX_SIZE", "Bootstrap", "detect", "have_met", "open_listener"]
+__all__ = [
+    "DOCUMENT_VERSION", "MAX_SIZE", "Bootstrap", "cannot_join", "detect", "have_met",
+    "open_listener",
+]  # fmt: skip
 
 _JOB_ID = "HORA_JOB_ID"
 _SOURCES = (
     pipe.VARIABLE, _JOB_ID, FOLDER, SECRET_FILE, *torchrun.SOURCES, *mpi.SOURCES, *slurm.SOURCES,
 )  # fmt: skip
+_POSITIONS: dict[str, Callable[[Mapping[str, str]], Position]] = {
+    "openmpi": mpi.open_mpi_position,
+    "mpich": mpi.mpich_position,
+    "slurm": slurm.slurm_position,
+}
+_PIPE_LIMIT_S = 1.0
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
-_remembered: dict[tuple[object, ...], tuple[Bootstrap, object]] = {}
-_boards: list[FileBoard] = []
+_remembered: dict[tuple[object, ...], tuple[Bootstrap, Kept | None]] = {}
 _lock = threading.Lock()
 
 
@@ -42,7 +60,8 @@ def detect(environ: Mapping[str, str] = os.environ, *, timeout: float) -> Bootst
     """Returns this process's place in the job; waits at most ``timeout`` seconds for its peers.
 
     Raises UsageError when a variable has no sensible value (named with its value and the allowed
-    range) and HoraError when the launcher or rank 0 does not answer in time.
+    range) and HoraError when the launcher or rank 0 does not answer in time. Peers that can be
+    reached then hear why this process does not come.
     """
     with _lock:
         # The process id is part of the key: a forked child is not the rank its parent is.
@@ -55,51 +74,91 @@ def detect(environ: Mapping[str, str] = os.environ, *, timeout: float) -> Bootst
 def have_met() -> None:
     """Says that all ranks are there: files through which they found each other may go."""
     with _lock:
-        while _boards:
-            _boards.pop().clear()
+        for _, kept in _remembered.values():
+            if kept:
+                kept.have_met()
 
 
-def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, object]:
+def cannot_join(problem: str, place: Bootstrap | None = None) -> None:
+    """Tells the other ranks, as far as they can be reached, why this process does not join them.
+
+    ``place`` is what ``detect`` returned, if it did. Blocks for a few seconds at most; raises
+    nothing.
+    """
+    environ = os.environ
+    text = f"a process on {socket.gethostname()} cannot join: {problem}"
+    with contextlib.suppress(OSError, RuntimeError, ImportError):
+        if place is None and pipe.VARIABLE in environ:
+            place = detect(environ, timeout=_PIPE_LIMIT_S)
+        if place is not None:
+            text = f"rank {place.rank} on {socket.gethostname()} cannot join: {problem}"
+            for found, kept in list(_remembered.values()):
+                if found is place and kept:
+                    kept.leave_problem(text)
+            tell_peers(place, place.rank, text)
+        elif torchrun.is_torchrun(environ):
+            torchrun.leave_problem(environ, text)
+        elif launcher := _scheduler(environ):
+            _leave_note(launcher, environ, text)
+
+
+def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept | None]:
     """Returns the bootstrap and what has to stay alive with it (the store that rank 0 hosts)."""
     if pipe.VARIABLE in environ:
         return pipe.from_pipe(environ[pipe.VARIABLE], timeout), None
     if torchrun.is_torchrun(environ):
         return torchrun.from_torchrun(environ, timeout)
+    launcher = _scheduler(environ)
+    if launcher is None:
+        return alone("none"), None
+    try:
+        position = _POSITIONS[launcher](environ)
+    except UsageError as error:
+        with contextlib.suppress(OSError, RuntimeError):  # its job, too, may be garbage
+            host = socket.gethostname()
+            _leave_note(launcher, environ, f"a process on {host} cannot join: {error}")
+        raise
+    return _through_files(position, environ, timeout)
+
+
+def _scheduler(environ: Mapping[str, str]) -> str | None:
+    """Which launcher without a pipe or store started this process."""
     if mpi.is_open_mpi(environ):
-        position = mpi.open_mpi_position(environ)
-        return _through_files(position, environ, timeout)
+        return "openmpi"
     if mpi.is_mpich(environ):
-        return _through_files(mpi.mpich_position(environ), environ, timeout)
-    if slurm.is_step(environ):
-        return _through_files(slurm.slurm_position(environ), environ, timeout)
-    return alone("none"), None
+        return "mpich"
+    return "slurm" if slurm.is_step(environ) else None
 
 
 def _through_files(
     position: Position, environ: Mapping[str, str], timeout: float
-) -> tuple[Bootstrap, object]:
+) -> tuple[Bootstrap, Kept | None]:
     if position.size == 1:
         return alone(position.launcher), None
-    board = FileBoard(_job_name(position, environ), environ, timeout)
+    board = FileBoard(_job_name(position.launcher, environ), environ, timeout)
     try:
-        found = meet(position, board, environ)
+        return meet(position, board, environ)
     except BaseException:
         # Rank 0's file says why; it must be there until the others have read it, at exit at last.
         if position.rank != 0:
             board.clear()
         raise
-    _boards.append(board)
-    return found
 
 
-def _job_name(position: Position, environ: Mapping[str, str]) -> str:
+def _leave_note(launcher: str, environ: Mapping[str, str], text: str) -> None:
+    board = FileBoard(_job_name(launcher, environ), environ, 0)
+    board.leave_problem(text)
+    board.clear()
+
+
+def _job_name(launcher: str, environ: Mapping[str, str]) -> str:
     given = environ.get(_JOB_ID)
     if given is not None:
         if not given or len(given) > 64 or set(given) - _WORD:
             raise UsageError(f"{_JOB_ID}={given!r} is not 1 to 64 letters, digits, - and _")
-        return f"{position.launcher}-{given}"
-    if position.launcher == "openmpi":
+        return f"{launcher}-{given}"
+    if launcher == "openmpi":
         return mpi.open_mpi_job(environ)
-    if position.launcher == "mpich":
+    if launcher == "mpich":
         return mpi.mpich_job()
     return slurm.slurm_job(environ)

@@ -91,8 +91,15 @@ def init(
 
 
 def _join(comm: Iterable[int] | Any) -> None:
-    place = bootstrap.detect(os.environ, timeout=_start_timeout())
+    try:
+        timeout = _start_timeout()
+    except UsageError as error:
+        bootstrap.cannot_join(str(error))
+        raise
+    place = bootstrap.detect(os.environ, timeout=timeout)
     _check_comm(comm, place.size)
+    if place.store and (problem := _core.settings_problem()):
+        bootstrap.cannot_join(problem, place)  # init raises it
     topology = _core.Topology(
         place.rank,
         place.size,
@@ -105,7 +112,7 @@ def _join(comm: Iterable[int] | Any) -> None:
     _core.init(
         topology,
         place.rendezvous,
-        place.key,
+        bytes(place.key),
         listen_fd,
         store=place.store,
         job_id=place.job_id,

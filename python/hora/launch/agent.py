@@ -24,10 +24,10 @@ from hora.launch.guardian import guarded
 from hora.launch.host_checks import Findings, check_host
 from hora.launch.local_ranks import LocalRanks
 from hora.launch.messages import (
-    ALIVE_EVERY_S,
     SILENCE_LIMIT_S,
     MessageReader,
     ProtocolError,
+    alive_every,
     encode,
 )
 from hora.launch.output_pipes import BACKLOG_LIMIT_BYTES, OutputPipes
@@ -75,6 +75,7 @@ class Agent:
         self._check: dict[str, Any] = {}
         self._found = Findings()
         self._grace_s = 0.0
+        self._silence_limit_s = SILENCE_LIMIT_S  # until the launcher says another
         self._oom_kills_before = count_oom_kills()
         self._has_started = self._launcher_gone = self._abandoned = False
         self._heard = self._said = time.monotonic()
@@ -99,14 +100,15 @@ class Agent:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        waits = [self._said + ALIVE_EVERY_S - now, self._heard + SILENCE_LIMIT_S - now]
+        alive_every_s = alive_every(self._silence_limit_s)
+        waits = [self._said + alive_every_s - now, self._heard + self._silence_limit_s - now]
         waits += [left for left in [self._escalation.seconds_left()] if left is not None]
         for key, _ in self._selector.select(max(0.0, min(waits))):
             key.data()
         now = time.monotonic()
-        if now - self._said >= ALIVE_EVERY_S:
+        if now - self._said >= alive_every_s:
             self._say("alive")
-        if now - self._heard >= SILENCE_LIMIT_S:
+        if now - self._heard >= self._silence_limit_s:
             self._heard = now
             self._end_without_launcher()
         step = self._escalation.take_due()
@@ -155,6 +157,7 @@ class Agent:
         kind = message["kind"]
         if kind == "check":
             self._check = message
+            self._silence_limit_s = float(message["silence_s"])
             self._found = check_host(message)
             self._say(
                 "checked",

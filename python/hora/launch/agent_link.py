@@ -13,10 +13,9 @@ from typing import Any
 
 from hora.launch.fates import signal_name
 from hora.launch.messages import (
-    ALIVE_EVERY_S,
-    SILENCE_LIMIT_S,
     MessageReader,
     ProtocolError,
+    alive_every,
     encode,
 )
 from hora.launch.process_tree import die_with_parent
@@ -42,8 +41,11 @@ class AgentLink:
         words: Sequence[str],
         selector: selectors.BaseSelector,
         message: Callable[[dict[str, Any]], None],
+        silence_limit_s: float,
     ) -> None:
         """Starts the process. Raises OSError."""
+        self._silence_limit_s = silence_limit_s
+        self._alive_every_s = alive_every(silence_limit_s)
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
@@ -94,14 +96,14 @@ class AgentLink:
         if not self.is_running:
             return
         now = time.monotonic()
-        if now - self._said >= ALIVE_EVERY_S:
+        if now - self._said >= self._alive_every_s:
             self.send("alive")
-        if self._listens and now - self._heard > SILENCE_LIMIT_S:
-            self.fail(f"no sign of life for {SILENCE_LIMIT_S:g} s")
+        if self._listens and now - self._heard > self._silence_limit_s:
+            self.fail(f"no sign of life for {self._silence_limit_s:g} s")
 
     def seconds_left(self) -> float:
         """Until ``tick`` has something to do."""
-        return max(0.0, self._said + ALIVE_EVERY_S - time.monotonic())
+        return max(0.0, self._said + self._alive_every_s - time.monotonic())
 
     def fail(self, problem: str) -> None:
         """Notes the first thing that went wrong, and ends the process."""

@@ -82,7 +82,7 @@ ENGINE = (
     Setting(("--control-plane",), "HORA_CONTROL_PLANE", one_of("tls", "mac"),
             "the same for agreements: tls (default), or mac: authentic, but readable", "P"),
     Setting(("--heartbeat",), "HORA_HEARTBEAT_SECONDS", seconds(3600, low=0.2),
-            "a host that is silent for so long is dead (default 3)", "S"),
+            "a host silent for so long is dead (default 3), a launcher after ten times that", "S"),
 )  # fmt: skip
 GPUS = (
     Setting(("--gpus-per-rank",), "HORA_GPUS_PER_RANK", whole(1, 64),

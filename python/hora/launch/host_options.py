@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hora.errors import UsageError
+from hora.errors import ResourceError, UsageError
 from hora.launch.flags import NO_ELASTIC, Setting, add_settings, typed
+from hora.launch.gpu_slices import visible_gpus
 from hora.launch.hosts import Host, read_hosts
 from hora.launch.job_spec import OneOfSeveralNodes, SeveralHosts
 from hora.launch.placement import Placement
@@ -19,6 +21,7 @@ from hora.settings import seconds, whole
 
 _MASTER_PORT = 29500  # torchrun's
 _MOST_NODES = 1 << 16
+_COUNTED = ("gpu", "cpu", "auto")
 _NETWORK = (
     Setting(("--network-interfaces", "--network-interface"), INTERFACES, checked_interfaces,
             "names or networks (eth0,10.0.0.0/8) that may be listened on; the first that is up "
@@ -62,8 +65,12 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(hosts, _NETWORK)
     nodes = parser.add_argument_group("several hosts, horarun started once on each (as torchrun)")
-    nodes.add_argument("--nproc-per-node", dest="per_node", type=typed(whole(1, 1 << 20)),
-                       metavar="N", help="ranks on each host")  # fmt: skip
+    nodes.add_argument(
+        "--nproc-per-node", dest="per_node", type=typed(_per_node), metavar="N",
+        help="ranks on each host; gpu, cpu: as many as this host has of them; auto: gpu, or cpu "
+        "where there is none",
+    )  # fmt: skip
+    nodes.add_argument("--standalone", action="store_true", help="one host: this one")
     nodes.add_argument("--nnodes", type=_nodes, metavar="N", help="number of hosts")
     nodes.add_argument("--node-rank", type=typed(whole(0, _MOST_NODES)), metavar="R",
                        help="this host's number, from 0")  # fmt: skip
@@ -90,6 +97,8 @@ def place_ranks(
 
     ``environ`` is what the ranks will see of the settings. May block in the resolver.
     """
+    if args.standalone:
+        _refuse_hosts(args)
     if args.nnodes is not None and int(args.nnodes) > 1:
         return _one_of_several(args, environ)
     for flag in ("node_rank", "master_addr", "master_port"):
@@ -120,9 +129,10 @@ def hosts_and_size(args: argparse.Namespace) -> tuple[tuple[Host, ...], int]:
     Raises UsageError when the options do not say, or contradict each other.
     """
     hosts = read_hosts(args.hosts, args.hostfile)
-    if args.per_node:
-        hosts = tuple(replace(host, slots=int(args.per_node)) for host in hosts)
-    return hosts, _size(args, hosts)
+    per_node = _count_per_node(args.per_node)
+    if per_node:
+        hosts = tuple(replace(host, slots=per_node) for host in hosts)
+    return hosts, _size(args, hosts, per_node)
 
 
 def notes_on_one_host(given: argparse.Namespace, uses_network: bool = False) -> list[str]:
@@ -136,16 +146,16 @@ def notes_on_one_host(given: argparse.Namespace, uses_network: bool = False) -> 
     return [f"{', '.join(flags)} {have} no effect: {because}"] if flags else []
 
 
-def _size(args: argparse.Namespace, hosts: tuple[Host, ...]) -> int:
+def _size(args: argparse.Namespace, hosts: tuple[Host, ...], per_node: int | None) -> int:
     """The number of ranks: -np, or else what the other options amount to."""
     slots = sum(host.slots for host in hosts) or None
     limits = {int(limit) for limit in (args.min_size, args.max_size) if limit}
-    per_node = None if slots else args.per_node
+    per_node = None if slots else per_node
     size = args.size or (limits.pop() if len(limits) == 1 else None) or slots or per_node
     if size is None:
         raise UsageError("how many ranks? Give -np N")
     size = int(size)
-    if per_node and int(per_node) != size:
+    if per_node and per_node != size:
         raise UsageError(f"-np {size} with --nproc-per-node {per_node} on one host: give one")
     for flag, limit in (("--min-np", args.min_size), ("--max-np", args.max_size)):
         if limit and int(limit) != size:
@@ -171,7 +181,7 @@ def _one_of_several(
     size = args.size and int(args.size)
     if args.per_node is None and (size is None or size % count):
         raise UsageError(f"--nnodes {count} needs --nproc-per-node, the ranks on each host")
-    per_node = int(args.per_node or size // count)
+    per_node = _count_per_node(args.per_node) or size // count
     if size not in (None, per_node * count):
         raise UsageError(f"-np {size} is not {count} nodes × {per_node} ranks")
     secret = environ.get(SECRET_FILE)
@@ -183,6 +193,39 @@ def _one_of_several(
     port = int(args.master_port or _MASTER_PORT)
     where = OneOfSeveralNodes(node, args.master_addr, port, Path(secret))
     return Placement((per_node,) * count), where
+
+
+def _refuse_hosts(args: argparse.Namespace) -> None:
+    given = [flag for flag, value in (("--hosts", args.hosts), ("--hostfile", args.hostfile),
+                                      ("--master-addr", args.master_addr)) if value]  # fmt: skip
+    given += [f"--nnodes {args.nnodes}"] if int(args.nnodes or 1) > 1 else []
+    if given:
+        raise UsageError(f"--standalone is for this host alone: drop it, or {', '.join(given)}")
+
+
+def _per_node(word: str) -> str:
+    """A number, or one of torchrun's words. Raises ValueError."""
+    if word in _COUNTED:
+        return word
+    try:
+        return whole(1, 1 << 20)(word)
+    except ValueError as error:
+        raise ValueError(f"{error}, gpu, cpu or auto") from None
+
+
+def _count_per_node(word: str | None) -> int | None:
+    """Counts what the word stands for; blocks while the GPUs are asked for. Raises UsageError."""
+    if word not in _COUNTED:
+        return None if word is None else int(word)
+    gpus, why = 0, "this host has none that may be used"
+    if word != "cpu":
+        try:
+            gpus = len(visible_gpus(os.environ))
+        except ResourceError as error:
+            why = str(error)
+    if word == "gpu" and not gpus:
+        raise UsageError(f"--nproc-per-node gpu: {why}")
+    return gpus or len(os.sched_getaffinity(0))
 
 
 def _nodes(word: str) -> str:

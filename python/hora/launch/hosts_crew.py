@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import selectors
 import signal
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from hora.launch.agent_link import AgentLink
 from hora.launch.bootstrap_pipe import draw_key
 from hora.launch.crew import CrewEvents, Rank
 from hora.launch.job_spec import JobSpec, SeveralHosts
+from hora.launch.messages import silence_limit
 from hora.launch.output import RankOutputs
 from hora.launch.preflight import Preflight
 from hora.launch.process_tree import reap_children
@@ -50,7 +52,8 @@ class HostsCrew:
             for index, host in enumerate(spec.where.hosts)
         ]
         self._key = draw_key()
-        self._preflight = Preflight(spec, self._agents, self._key)
+        self._silence_limit_s = silence_limit({**os.environ, **spec.settings})
+        self._preflight = Preflight(spec, self._agents, self._key, self._silence_limit_s)
         self._has_started = self._is_killing = False
         self._left: list[str] = []
 
@@ -82,7 +85,9 @@ class HostsCrew:
         for agent in self._agents:
             words = agent_words() if agent.host.is_here else ssh_words(agent.name, self._ssh)
             try:
-                agent.link = AgentLink(words, self._selector, partial(self._take, agent))
+                agent.link = AgentLink(
+                    words, self._selector, partial(self._take, agent), self._silence_limit_s
+                )
             except OSError as error:
                 agent.fail(f"{words[0]} cannot be started: {error.strerror}")
             agent.wait(self._ssh.connect_timeout_s)

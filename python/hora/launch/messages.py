@@ -11,16 +11,41 @@ Launcher to agent: ``check`` (what the checks need), ``start`` (the key and what
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
+
+from hora.settings import seconds
 
 _LINE_LIMIT_BYTES = 4 << 20
 _NOISE_LIMIT_BYTES = 64 << 10
-ALIVE_EVERY_S = 5.0
-SILENCE_LIMIT_S = 30.0
+_HEARTBEAT = "HORA_HEARTBEAT_SECONDS"
+_HEARTBEAT_S = 3.0
+# ssh and a busy launcher are slower than the ranks' own connections.
+_HEARTBEATS = 10.0
+_SIGNS = 6.0  # within the limit
+_LONGEST_PAUSE_S = 5.0
+SILENCE_LIMIT_S = _HEARTBEATS * _HEARTBEAT_S
 
 
 class ProtocolError(Exception):
     """What came is no message; the text says what it was."""
+
+
+def silence_limit(environ: Mapping[str, str]) -> float:
+    """After so many seconds of silence launcher and agent take each other for lost.
+
+    Ten times what ranks wait for another host; the default for a value that they will refuse.
+    """
+    try:
+        heartbeat = seconds(3600, low=0.2)(environ.get(_HEARTBEAT, str(_HEARTBEAT_S)))
+    except ValueError:
+        return SILENCE_LIMIT_S
+    return _HEARTBEATS * float(heartbeat)
+
+
+def alive_every(silence_limit_s: float) -> float:
+    """How often each side says that it is there."""
+    return min(silence_limit_s / _SIGNS, _LONGEST_PAUSE_S)
 
 
 def encode(kind: str, **fields: Any) -> bytes:

@@ -34,13 +34,16 @@ class Preflight:
     done; until then a socket that nobody reads keeps its place, so that trying it disturbs nobody.
     """
 
-    def __init__(self, spec: JobSpec, agents: Sequence[AgentHost], key: str) -> None:
+    def __init__(
+        self, spec: JobSpec, agents: Sequence[AgentHost], key: str, silence_limit_s: float
+    ) -> None:
         assert isinstance(spec.where, SeveralHosts)
         self._spec = spec
         self._ssh = spec.where.ssh
         self._check_limit_s = max(_CHECK_LIMIT_S, spec.where.ssh.connect_timeout_s)
         self._agents = agents
         self._key = key
+        self._silence_limit_s = silence_limit_s
         self._interfaces = interfaces_of({**os.environ, **spec.settings})
         self._env = {**terminal_variables(spec.size), **forwarded_environment(os.environ)}
         self._meeting_point = ""  # the store's address
@@ -137,6 +140,12 @@ class Preflight:
         """Listens where the store will be, so that agents can try to get there."""
         try:
             address = choose_address(self._interfaces, other.address or resolve(other.host.address))
+            if address.startswith("fe80:"):
+                raise HoraError(
+                    f"the way to {other.name} is link-local ({address}), an address that other "
+                    "hosts cannot be told: name another network with --network-interfaces, or "
+                    "start one launcher on each host (--nnodes)"
+                )
             self._probe = listen_on(address, len(self._agents))
             self._meeting_point = endpoint(address, self._probe.getsockname()[1])
         except (HoraError, OSError) as error:
@@ -157,4 +166,5 @@ class Preflight:
             "store": self._meeting_point,
             "interfaces": self._interfaces,
             "is_first": agent.index == 0,
+            "silence_s": self._silence_limit_s,
         }

@@ -34,6 +34,11 @@ def hand_over_to_srun(
     words = [srun, "--kill-on-bad-exit=1", "--distribution=block", "--mpi=none"]
     if args.size:
         words.append(f"--ntasks={args.size}")
+    if args.per_node and not args.per_node.isdigit():
+        raise UsageError(
+            f"--nproc-per-node {args.per_node} with --slurm: give a number, as what this host has "
+            "tells nothing of those that the ranks will be on"
+        )
     if args.per_node:
         words.append(f"--ntasks-per-node={args.per_node}")
     if not args.no_prefix:

@@ -51,6 +51,18 @@ def host_store(
     return StoreHost(endpoint(resolve(address), port), job_id, key)
 
 
+def tell_ranks(
+    address: str, job_id: str, key: str, *, settings: Mapping[str, str], rank: int, problem: str
+) -> None:
+    """Says to all ranks that wait at this store why ``rank`` will not come; nothing once all have.
+
+    Blocks for a second or two; tells nobody where there is no store. The core reads this process's
+    environment, as in ``host_store``.
+    """
+    os.environ.update({name: value for name, value in settings.items() if name[:5] == "HORA_"})
+    _native("tell_peers")(address, "", job_id, bytes.fromhex(key), rank, problem)
+
+
 def choose_address(interfaces: Sequence[str], towards: str) -> str:
     """Returns the numeric address of this host on the first of ``interfaces`` that is up.
 
@@ -90,7 +102,10 @@ def resolve(host: str) -> str:
         found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise HoraError(f"{host}: no address is known for this name ({error.strerror})") from None
-    return str(found[0][4][0])
+    address = found[0][4]
+    # Python leaves out what a link-local address (fe80::…) means nothing without.
+    zone = int(address[3]) if len(address) == 4 else 0
+    return f"{address[0]}%{socket.if_indextoname(zone)}" if zone else str(address[0])
 
 
 def interfaces_of(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -19,20 +19,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hora.errors import HoraError, UsageError
-from hora.starters.meeting import HostEntry
+from hora.starters.meeting import HostEntry, ToldError
 
 FOLDER = "HORA_RENDEZVOUS_DIR"
 _POLL_S = 0.02
 _LONGEST_POLL_S = 0.25
 _LIMIT_BYTES = 1 << 20
+# A note outlives the process that wrote it, so that ranks which start later see it.
+_NOTE_LIFE_S = 60.0
 _T = TypeVar("_T")
 
 
 class FileBoard:
     """A ``Board`` in files named after the job; what this process wrote goes at ``clear`` or exit.
 
-    One thread. Every wait ends ``timeout`` seconds after the board was made. Raises UsageError for
-    a folder or a file that others could have written, HoraError when nobody comes.
+    One thread, but for ``problem``. Every wait ends ``timeout`` seconds after the board was made,
+    or with ToldError when somebody leaves a problem. Raises UsageError for a folder or a file that
+    others could have written, HoraError when nobody comes.
     """
 
     def __init__(self, job: str, environ: Mapping[str, str], timeout: float) -> None:
@@ -43,6 +46,7 @@ class FileBoard:
         self._written: list[Path] = []
         self._owner = os.getpid()
         atexit.register(self.clear)
+        self._drop_old_notes()
 
     def clear(self) -> None:
         """Removes what this process wrote; nothing in a forked child."""
@@ -90,12 +94,41 @@ class FileBoard:
 
         return self._wait(look, lambda: f"rank 0 has not written {path}")
 
+    def leave_problem(self, text: str) -> None:
+        """A file that stays for a minute."""
+        path = self._path(f"problem-{secrets.token_hex(8)}")
+        self._write(path, {"words": text})
+        self._written.remove(path)
+
+    def problem(self) -> str:
+        """The words of any of the files; "" without one. Never waits; any thread."""
+        for path in self._folder.glob(f"{self._job}.problem-*"):
+            if (fields := self._read(path, even_of_dead=True)) is not None:
+                return str(fields["words"])
+        return ""
+
+    def _drop_old_notes(self) -> None:
+        """Of all jobs: nobody else removes them. The folder may be on a host with another clock."""
+        notes = list(self._folder.glob("*.problem-*"))
+        if not notes:
+            return
+        probe = self._folder / f"new-{secrets.token_hex(8)}.now"
+        with contextlib.suppress(OSError):
+            probe.touch(0o600, exist_ok=False)
+            now = probe.lstat().st_mtime
+            probe.unlink()
+            for note in notes:
+                if now - note.lstat().st_mtime > _NOTE_LIFE_S:
+                    note.unlink()
+
     def _path(self, what: str) -> Path:
         return self._folder / f"{self._job}.{what}"
 
     def _wait(self, look: Callable[[], _T | None], have: Callable[[], str]) -> _T:
         pause_s = _POLL_S
         while (found := look()) is None:
+            if problem := self.problem():
+                raise ToldError(problem)
             left_s = self._deadline - time.monotonic()
             if left_s <= 0:
                 raise HoraError(
@@ -132,7 +165,7 @@ class FileBoard:
             new.unlink(missing_ok=True)
         self._written.append(path)
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, path: Path, even_of_dead: bool = False) -> dict[str, Any] | None:
         """What a process that still lives wrote; None when there is nothing of the kind."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -145,7 +178,8 @@ class FileBoard:
             content = file.read(_LIMIT_BYTES)
         try:
             fields = json.loads(content)
-            return None if _is_dead(fields["writer"]) else dict(fields)
+            is_void = _is_dead(fields["writer"]) and not even_of_dead
+            return None if is_void else dict(fields)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError(f"{path} is not a file of this version of hora; remove it") from None
 

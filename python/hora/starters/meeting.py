@@ -6,21 +6,41 @@ On one host rank 0 listens on a Unix socket; over several hosts its process has 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import hmac
 import json
 import secrets
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hora.errors import HoraError, UsageError
-from hora.starters.place import Bootstrap, Position, open_listener
+from hora.launch.placement import Placement
+from hora.launch.secret_file import VARIABLE as SECRET_FILE
+from hora.launch.secret_file import read_secret
+from hora.launch.store import (
+    LOOPBACK,
+    StoreHost,
+    choose_address,
+    endpoint,
+    interfaces_of,
+    needs_store,
+    resolve,
+)
+from hora.starters.place import Bootstrap, Position, keep_key, open_listener
+from hora.starters.problem_watch import ProblemWatch
 
-SECRET_FILE = "HORA_SECRET_FILE"
 _LINGER_S = 1.0
+_JOB_CHECK = b"hora job check"
+
+
+class ToldError(UsageError):
+    """What another rank has said to all: nobody needs to hear it from this one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,11 @@ class HostEntry:
 
 
 class Board(Protocol):
-    """Where the ranks of one job leave words; each wait ends with HoraError at its deadline."""
+    """Where the ranks of one job leave words.
+
+    Each wait ends with HoraError at its deadline, and with ToldError when somebody leaves a
+    problem.
+    """
 
     def add_host(self, entry: HostEntry) -> None:
         """Called by the first rank of each host, when there are several."""
@@ -47,60 +71,101 @@ class Board(Protocol):
     def read(self) -> str:
         """Called by the other ranks: waits for what rank 0 publishes."""
 
+    def leave_problem(self, text: str) -> None:
+        """Says to all why one rank will never come."""
 
-def meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[Bootstrap, object]:
-    """Returns this rank's bootstrap and, in rank 0, what has to live as long as the job.
+    def problem(self) -> str:
+        """What somebody has left in this way, "" when nobody has. Never waits; any thread."""
 
-    Raises UsageError on every rank when the ranks are not numbered host by host, HoraError when the
-    others do not come before the board's deadline.
+    def clear(self) -> None:
+        """All have met: what was left here may go."""
+
+
+class Kept:
+    """What a rank keeps: the board until all have met, and the store, if it has it, for ever."""
+
+    def __init__(self, board: Board, store: object, watch: ProblemWatch | None) -> None:
+        self._board = board
+        self._store = store
+        self._watch = watch
+
+    def leave_problem(self, text: str) -> None:
+        """For ranks that come late, and find nobody where the others met."""
+        self._board.leave_problem(text)
+
+    def have_met(self) -> None:
+        """Takes down what was only there for the meeting."""
+        if self._watch:
+            self._watch.close()
+        self._board.clear()
+
+
+def meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[Bootstrap, Kept]:
+    """Returns this rank's bootstrap and what has to live as long as the job.
+
+    Raises UsageError on every rank when the ranks are not numbered host by host, or one of them
+    finds that it cannot join; HoraError when the others do not come before the board's deadline.
     """
-    try:
-        found = _meet(position, board, environ)
-    except HoraError:
-        if not position.problem:
-            raise
-    else:
-        if not position.problem:
-            return found
-    raise UsageError(position.problem)
+    with _telling(board, position):
+        if position.problem:
+            raise UsageError(position.problem)
+        key = _given_key(environ)
+    return _meet(position, board, environ, key)
 
 
-def _meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[Bootstrap, object]:
-    key = _given_key(environ)
+def _meet(
+    position: Position, board: Board, environ: Mapping[str, str], key: bytes | None
+) -> tuple[Bootstrap, Kept]:
     if not position.is_on_one_host and position.local_rank == 0:
         board.add_host(HostEntry(position.rank, position.local_size, socket.gethostname()))
-    kept: object = None
+    store: object = None
     listen_fd = None
     if position.rank == 0:
-        words, listen_fd, kept = _decide(position, board, environ, key)
+        words, listen_fd, store = _decide(position, board, environ, key)
         board.publish(json.dumps(words))
     else:
         words = _parse(board.read())
     if problem := words.get("problem"):
         if position.rank == 0:  # what it wrote ends with this process, and the others look rarely
             time.sleep(_LINGER_S)
-        raise UsageError(problem)
-    return _bootstrap(position, words, key, listen_fd, environ), kept
+        raise ToldError(problem)
+    with _telling(board, position):
+        found = _bootstrap(position, words, key, listen_fd, environ)
+    # The others may have gone on to where it says by now, and look at the board no more.
+    watch = ProblemWatch(found, board.problem) if position.rank == 0 else None
+    return found, Kept(board, store, watch)
+
+
+@contextlib.contextmanager
+def _telling(board: Board, position: Position) -> Iterator[None]:
+    """Whatever this rank finds wrong with itself, all others hear of."""
+    try:
+        yield
+    except UsageError as error:
+        where = f"rank {position.rank} on {socket.gethostname()}"
+        with contextlib.suppress(OSError, RuntimeError):  # then they wait in vain
+            board.leave_problem(f"{where} cannot join: {error}")
+        raise
 
 
 def _given_key(environ: Mapping[str, str]) -> bytes | None:
     path = environ.get(SECRET_FILE)
-    if not path:
-        return None
-    from hora.launch.secret_file import read_secret
+    return bytes.fromhex(read_secret(Path(path)).key) if path else None
 
-    return bytes.fromhex(read_secret(Path(path)).key)
+
+def _check_of(key: bytes) -> str:
+    """Tells keys apart, and nothing of them."""
+    return hmac.new(key, _JOB_CHECK, hashlib.sha256).hexdigest()[:16]
 
 
 def _decide(
     position: Position, board: Board, environ: Mapping[str, str], key: bytes | None
 ) -> tuple[dict[str, Any], int | None, object]:
     """What rank 0 tells the others, its listening socket, and the store."""
-    from hora.launch.store import LOOPBACK, needs_store
-
     drawn = secrets.token_bytes(32)
     job_id = secrets.token_hex(8)
     words: dict[str, Any] = {"job_id": job_id, "name": "", "store": ""}
+    words["check"] = _check_of(key or drawn)
     if key is None:
         words["key"] = drawn.hex()
     hosts = [HostEntry(0, position.size, LOOPBACK)]
@@ -145,8 +210,6 @@ def _numbering_problem(position: Position, hosts: list[HostEntry]) -> str:
 
 def _open_store(peer: str, job_id: str, key: bytes, environ: Mapping[str, str]) -> Any:
     """The store, on the address from which this host speaks to ``peer``, or the one asked for."""
-    from hora.launch.store import StoreHost, choose_address, endpoint, interfaces_of, resolve
-
     interfaces = interfaces_of(environ)
     towards = "127.0.0.1" if interfaces else resolve(peer)
     address = choose_address(interfaces, towards)
@@ -159,7 +222,7 @@ def _parse(text: str) -> dict[str, Any]:
         is_sound = isinstance(words, dict) and (
             isinstance(words.get("problem"), str)
             or (
-                all(isinstance(words[name], str) for name in ("job_id", "name", "store"))
+                all(isinstance(words[name], str) for name in ("job_id", "name", "store", "check"))
                 and all(type(size) is int and size > 0 for size in words["sizes"])
             )
         )
@@ -177,9 +240,6 @@ def _bootstrap(
     listen_fd: int | None,
     environ: Mapping[str, str],
 ) -> Bootstrap:
-    from hora.launch.placement import Placement
-    from hora.launch.store import interfaces_of
-
     if key is None:
         try:
             key = bytes.fromhex(words["key"])
@@ -187,6 +247,11 @@ def _bootstrap(
             key = b""
     if len(key) != 32:
         raise UsageError(f"rank 0 tells no key: {SECRET_FILE} must be set on all ranks or on none")
+    if not hmac.compare_digest(_check_of(key), words["check"]):
+        raise UsageError(
+            f"{SECRET_FILE}={environ.get(SECRET_FILE, '')} holds another key here than rank 0 has: "
+            "it must be the same file, or a copy of it, on all hosts, or set on none"
+        )
     place = Placement(tuple(words["sizes"])).place(position.rank)
     told = (place.size, place.local_rank, place.local_size)
     if told != (position.size, position.local_rank, position.local_size):
@@ -198,7 +263,7 @@ def _bootstrap(
     numbers = asdict(place)
     del numbers["host"]
     return Bootstrap(
-        **numbers, rendezvous=words["name"], key=key, listen_fd=listen_fd,
+        **numbers, rendezvous=words["name"], key=keep_key(key), listen_fd=listen_fd,
         launcher=position.launcher, job_id=words["job_id"], store=words["store"],
         interfaces=interfaces_of(environ) if words["store"] else (),
     )  # fmt: skip

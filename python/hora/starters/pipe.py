@@ -9,7 +9,7 @@ import stat
 import time
 
 from hora.errors import HoraError, UsageError
-from hora.starters.place import MAX_SIZE, Bootstrap, whole_number
+from hora.starters.place import MAX_SIZE, Bootstrap, keep_key, whole_number
 
 VARIABLE = "HORA_BOOTSTRAP_FD"
 DOCUMENT_VERSION = 2
@@ -63,7 +63,7 @@ def _parse_document(document: bytes, value: str) -> Bootstrap:
     try:
         fields = json.loads(document)
         version = fields.pop("version")
-        fields["key"] = bytes.fromhex(fields["key"])
+        fields["key"] = keep_key(bytes.fromhex(fields["key"]))
         fields["interfaces"] = tuple(fields["interfaces"])
         found = Bootstrap(**fields, launcher="horarun")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import mmap
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,12 @@ class Bootstrap:
     """One rank's place in the job and the way to its peers.
 
     ``rendezvous`` is the abstract AF_UNIX name (without the leading NUL) that rank 0 listens on,
-    "" for a single process and for a job over several hosts. ``key`` is the 32-byte job secret;
-    ``repr`` leaves it out. ``listen_fd`` is rank 0's listening socket, None elsewhere. ``launcher``
-    is "horarun", "torchrun", "openmpi", "mpich", "slurm" or "none". ``store`` is the address
-    ("ip:port") where the ranks of several hosts meet, "" on one host. ``interfaces`` are the names
-    or networks that a rank may listen on there; none: the kernel's choice towards the store.
+    "" for a single process and for a job over several hosts. ``key`` is the 32-byte job secret, as
+    of ``keep_key``; ``repr`` leaves it out. ``listen_fd`` is rank 0's listening socket, None
+    elsewhere. ``launcher`` is "horarun", "torchrun", "openmpi", "mpich", "slurm" or "none".
+    ``store`` is the address ("ip:port") where the ranks of several hosts meet, "" on one host.
+    ``interfaces`` are the names or networks that a rank may listen on there; none: the kernel's
+    choice towards the store.
     """
 
     rank: int
@@ -31,7 +34,7 @@ class Bootstrap:
     cross_rank: int
     cross_size: int
     rendezvous: str
-    key: bytes = field(repr=False)
+    key: memoryview = field(repr=False)
     listen_fd: int | None
     launcher: str
     job_id: str = ""
@@ -43,7 +46,7 @@ class Bootstrap:
 class Position:
     """What a launcher's variables tell one rank of its place; ``launcher`` as in ``Bootstrap``.
 
-    ``problem`` says why the job cannot be, if this rank knows; the others may not: all must meet.
+    ``problem`` says why the job cannot be, if this rank knows; the others may not.
     """
 
     rank: int
@@ -62,7 +65,27 @@ class Position:
 
 def alone(launcher: str) -> Bootstrap:
     """The only rank of its job."""
-    return Bootstrap(0, 1, 0, 1, 0, 1, "", secrets.token_bytes(32), None, launcher)
+    return Bootstrap(0, 1, 0, 1, 0, 1, "", keep_key(secrets.token_bytes(32)), None, launcher)
+
+
+def keep_key(key: bytes) -> memoryview:
+    """Copies a key into a page of its own that core dumps leave out; it lives as long as the view.
+
+    The bytes given stay where they are until Python uses their memory again.
+    """
+    page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    page.madvise(mmap.MADV_DONTDUMP)
+    page[: len(key)] = key
+    return memoryview(page)[: len(key)].toreadonly()
+
+
+def tell_peers(place: Bootstrap, rank: int, problem: str) -> None:
+    """Says to all who wait to meet that ``rank`` (-1: somebody) will not come, and why.
+
+    Blocks for a second or two; whoever cannot be reached is not told.
+    """
+    core = importlib.import_module("hora._core")  # launchers, which import this, need none
+    core.tell_peers(place.store, place.rendezvous, place.job_id, bytes(place.key), rank, problem)
 
 
 def open_listener(size: int) -> tuple[str, socket.socket]:

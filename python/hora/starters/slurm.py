@@ -51,7 +51,8 @@ def slurm_position(environ: Mapping[str, str]) -> Position:
 
 
 def slurm_job(environ: Mapping[str, str]) -> str:
-    """A name that only this step has, and only until its job is requeued."""
+    """A name that only this step has, and only until its job is requeued. Raises UsageError."""
+    require_all(environ, (STEP, "SLURM_JOB_ID"), "srun")
     job = whole_number("SLURM_JOB_ID", environ["SLURM_JOB_ID"], 1, _MOST)
     cluster = re.sub(r"[^A-Za-z0-9_-]", "_", environ.get("SLURM_CLUSTER_NAME", ""))[:64]
     restarts = whole_number(_RESTARTS, environ.get(_RESTARTS, "0"), 0, _MOST)

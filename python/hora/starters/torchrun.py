@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import socket
@@ -13,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from hora.errors import HoraError, PeerFailedError, UsageError
-from hora.starters.meeting import HostEntry, meet
+from hora.starters.meeting import HostEntry, Kept, ToldError, meet
 from hora.starters.place import Bootstrap, alone, read_position, require_all, whole_number
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -21,7 +22,9 @@ _ALL = (*PLACE, "MASTER_ADDR", "MASTER_PORT")
 _ELASTIC = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE")
 SOURCES = (*_ALL, *_ELASTIC)
 _SILENT_S = 2.0
+_FIRST_LOOK_S = 0.005
 _LOOK_EVERY_S = 0.1
+_MESSAGE_S = 1.0
 _HOW_BY_HOST = "start one torchrun on each host, which numbers them so"
 
 
@@ -30,26 +33,26 @@ def is_torchrun(environ: Mapping[str, str]) -> bool:
     return any(name in environ for name in PLACE)
 
 
-def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, object]:
-    """Returns the bootstrap and the stores to keep alive. Blocks for at most ``timeout``.
+def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept | None]:
+    """Returns the bootstrap and what to keep with it. Blocks for at most ``timeout``.
 
     Raises UsageError for a bad variable, PeerFailedError when the ranks do not meet.
     """
     require_all(environ, _ALL, "torchrun and horarun each")
-    position = read_position(environ, PLACE, "torchrun", _HOW_BY_HOST)
-    port = whole_number("MASTER_PORT", environ["MASTER_PORT"], 1, 65535)
-    address = environ["MASTER_ADDR"]
-    if not address:
-        raise UsageError("MASTER_ADDR='' is empty; it must name the host of rank 0")
+    address, port = _master(environ)
+    try:
+        position = read_position(environ, PLACE, "torchrun", _HOW_BY_HOST)
+    except UsageError as error:
+        with contextlib.suppress(OSError, RuntimeError, ImportError):
+            leave_problem(environ, f"a process on {socket.gethostname()} cannot join: {error}")
+        raise
     rank, size = position.rank, position.size
     if size == 1:
         return alone("torchrun"), None
     hosts_store = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    run = environ.get("TORCHELASTIC_RUN_ID", "none")
-    prefix = f"hora/{run}/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
         store = _open_store(address, port, size, hosts_store, timeout)
-        found, kept = meet(position, TorchBoard(store, prefix, size), environ)
+        return meet(position, TorchBoard(store, _prefix(environ), size, timeout), environ)
     except ImportError as error:
         raise UsageError(f"RANK={rank} is set, but torch cannot be imported: {error}") from error
     except HoraError:
@@ -59,7 +62,31 @@ def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap
             f"rank {rank} of {size} could not meet the others at MASTER_ADDR:MASTER_PORT="
             f"{address}:{port} within {timeout:g} s: {str(error).splitlines()[0]}"
         ) from error
-    return found, (store, kept)
+
+
+def leave_problem(environ: Mapping[str, str], text: str) -> None:
+    """Says through torch's store, if it is there, why this process will not join the others.
+
+    Raises UsageError, OSError, RuntimeError or ImportError when it cannot.
+    """
+    address, port = _master(environ)
+    socket.create_connection((address, port), timeout=_MESSAGE_S).close()
+    store = _open_store(address, port, 1, False, _MESSAGE_S)
+    TorchBoard(store, _prefix(environ), 1, _MESSAGE_S).leave_problem(text)
+
+
+def _master(environ: Mapping[str, str]) -> tuple[str, int]:
+    port = whole_number("MASTER_PORT", environ["MASTER_PORT"], 1, 65535)
+    address = environ["MASTER_ADDR"]
+    if not address:
+        raise UsageError("MASTER_ADDR='' is empty; it must name the host of rank 0")
+    return address, port
+
+
+def _prefix(environ: Mapping[str, str]) -> str:
+    """Of the keys of this run of the job, and no other."""
+    run = environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"hora/{run}/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _open_store(address: str, port: int, size: int, is_host: bool, timeout: float) -> Any:
@@ -101,15 +128,18 @@ def _await_listener(address: str, port: int, timeout: float) -> float:
 
 
 class TorchBoard:
-    """A ``Board`` in torch's TCPStore; waits as long as the store was made to, then RuntimeError.
+    """A ``Board`` in torch's TCPStore.
 
-    The last reader takes rank 0's words out again, because they may hold the key.
+    Every wait ends ``timeout`` seconds after the board was made (RuntimeError), or with ToldError
+    when somebody leaves a problem. The last reader takes rank 0's words out again, because they may
+    hold the key.
     """
 
-    def __init__(self, store: Any, prefix: str, size: int) -> None:
+    def __init__(self, store: Any, prefix: str, size: int, timeout: float) -> None:
         self._store = store
         self._prefix = prefix
         self._size = size
+        self._deadline = time.monotonic() + timeout
 
     def add_host(self, entry: HostEntry) -> None:
         """Hosts are numbered in the order in which they come."""
@@ -120,7 +150,9 @@ class TorchBoard:
         """Waits for one host after the other."""
         found: list[HostEntry] = []
         while sum(host.size for host in found) < size:
-            words = self._store.get(f"{self._prefix}/host/{len(found) + 1}")
+            where = f"{self._prefix}/host/{len(found) + 1}"
+            have = sum(host.size for host in found)
+            words = self._await(where, f"of {size} ranks there are only {have}")
             found.append(HostEntry(**json.loads(words)))
         return found
 
@@ -131,7 +163,31 @@ class TorchBoard:
     def read(self) -> str:
         """Waits for rank 0."""
         where = f"{self._prefix}/meet"
-        words = bytes(self._store.get(where)).decode()
+        words = self._await(where, "rank 0 has not said where the ranks meet")
         if self._store.add(f"{self._prefix}/readers", 1) == self._size - 1:
             self._store.delete_key(where)
         return words
+
+    def leave_problem(self, text: str) -> None:
+        """Never waits."""
+        self._store.set(f"{self._prefix}/problem", text)
+
+    def problem(self) -> str:
+        """Asks the store; any thread."""
+        where = f"{self._prefix}/problem"
+        return bytes(self._store.get(where)).decode() if self._store.check([where]) else ""
+
+    def clear(self) -> None:
+        """Nothing: the store ends with the job."""
+
+    def _await(self, where: str, otherwise: str) -> str:
+        pause_s = _FIRST_LOOK_S
+        while not self._store.check([where]):
+            if problem := self.problem():
+                raise ToldError(problem)
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise RuntimeError(otherwise)
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _LOOK_EVERY_S)
+        return bytes(self._store.get(where)).decode()

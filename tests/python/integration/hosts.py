@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -82,6 +83,16 @@ class Hosts:
     def address(self, name: str) -> str:
         """The host's address on the network that all share."""
         return f"{_NETWORK}.{self.names.index(name) + 1}"
+
+    def link_local(self, name: str) -> str:
+        """The address that eth0 gives itself (fe80::…%eth0), once the kernel has tried it."""
+        deadline = time.monotonic() + _READY_LIMIT_S
+        while time.monotonic() < deadline:
+            words = ("-6", "-o", "addr", "show", "dev", "eth0", "scope", "link", "-tentative")
+            for line in _ip("-n", self.namespace(name), *words).splitlines():
+                return line.split()[3].partition("/")[0] + "%eth0"
+            time.sleep(0.05)
+        raise AssertionError(f"{name} has no link-local address")
 
     def namespace(self, name: str) -> str:
         """The host's network namespace."""

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -220,13 +220,15 @@ HEARTBEAT = ("-x", "HORA_HEARTBEAT_SECONDS=1", "--grace-period", "0.5")
 
 
 def test_a_cable_that_is_pulled(two, start, tmp_path, record_property):
-    training(start, tmp_path, options=HEARTBEAT)
+    """Launcher and agents, too, give each other up: ten heartbeats later, not half a minute."""
+    training(start, tmp_path, options=("-x", "HORA_HEARTBEAT_SECONDS=0.8", "--grace-period", "0.5"))
     begun = time.monotonic()
     two.set_link("h2", "down")
     try:
         named = {rank: r"\bh2\b" if rank < 2 else r"\bh1\b" for rank in range(RANKS)}
         check_errors(tmp_path, begun, named, record_property)
-        wait_until(lambda: not any(map(two.processes, two.names)), "the end of all processes")
+        gone = "the end of all processes"
+        wait_until(lambda: not any(map(two.processes, two.names)), gone, 11)
     finally:
         two.set_link("h2", "up")
     assert_nothing_left(two)
@@ -277,6 +279,18 @@ def test_garbage_is_named_with_what_is_allowed(two, start, tmp_path, name, value
     assert set(found) == set(range(RANKS))
     for words in found.values():
         assert name in words and value in words
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("HORA_HEARTBEAT_SECONDS", "soon"), ("HORA_START_TIMEOUT_SECONDS", "later")],
+)
+def test_garbage_of_one_host(two, start, tmp_path, name, value):
+    found = fail_to_start(two, start, tmp_path, "h2", name, value)
+    assert set(found) == set(range(RANKS)), found
+    for rank, words in found.items():
+        assert name in words and value in words, f"rank {rank}: {words}"
+        assert rank > 1 or re.search("rank [23] on h2 cannot join", words), f"rank {rank}: {words}"
 
 
 @pytest.mark.parametrize(
@@ -381,4 +395,57 @@ def test_a_rank_twice(two, tmp_path):
         seconds, _, text = (tmp_path / f"error.{rank}").read_text().partition(" ")
         assert re.search(r"rank 1 is claimed by two processes: one at 10\.77\.0\.2:\d+ and", text)
         assert float(seconds) < LIMIT_S
+    assert_nothing_left(two)
+
+
+def secret_file(folder: Path, name: str, digits: str) -> str:
+    """A key's file, as --secret-file wants it."""
+    path = folder / name
+    path.write_text(digits * 32 + "\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def run_both(two: Hosts, ours: Sequence[str], theirs: Sequence[str]) -> tuple[float, list[str]]:
+    """A launcher of two ranks on each host, which both fail: after how long, and what they said."""
+    common = ("--nproc-per-node=2", "--nnodes=2", "--master-addr=10.77.0.1", "--grace-period=1")
+    begun = time.monotonic()
+    jobs = [
+        two.start(f"h{node + 1}", two.horarun(*common, f"--node-rank={node}", *words))
+        for node, words in enumerate((ours, theirs))
+    ]
+    said = [job.communicate(timeout=DEADLINE_S)[1] for job in jobs]
+    print(time.monotonic() - begun, said)
+    assert all(job.returncode for job in jobs), said
+    return time.monotonic() - begun, said
+
+
+def test_a_rank_that_dies_under_another_launcher(two, tmp_path):
+    secret = ("--secret-file", secret_file(tmp_path, "secret", "7b"), "--master-port=29503")
+    program = (*secret, "--", sys.executable, "-c", BARE + START, str(tmp_path))
+    seconds, _ = run_both(two, program, (*secret, "--", "sh", "-c", "exit 7"))
+    for rank in (0, 1):
+        _, _, text = (tmp_path / f"error.{rank}").read_text().partition(" ")
+        assert re.search("rank [23] on h2 ended before all ranks had met", text), text
+    assert seconds < LIMIT_S + 4  # in which START waits for all four
+    assert_nothing_left(two)
+
+
+def test_another_secret_on_one_host(two, tmp_path):
+    """Who has the wrong key hears it at once; it must not end the job of those who have the right
+    one, but is named where the store is.
+    """
+    program = ("--", sys.executable, "-c", BARE + START, str(tmp_path))
+    files = [secret_file(tmp_path, f"secret{digits}", digits) for digits in ("7b", "7c")]
+    options = ("--master-port=29504", "-x", "HORA_START_TIMEOUT_SECONDS=6", "--secret-file")
+    _, said = run_both(two, *((*options, file, *program) for file in files))
+    for rank in (2, 3):
+        seconds, _, text = (tmp_path / f"error.{rank}").read_text().partition(" ")
+        assert float(seconds) < LIMIT_S
+        assert "must be the same on all hosts (--secret-file)" in text
+    warning = r"turned away a connection to 10\.77\.0\.1:29504 from 10\.77\.0\.2:"
+    assert re.search(warning, said[0])
+    for rank in (0, 1):
+        _, _, text = (tmp_path / f"error.{rank}").read_text().partition(" ")
+        assert "missing 2-3" in text and "turned away" in text, text
     assert_nothing_left(two)

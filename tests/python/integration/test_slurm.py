@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from bare import BARE
 from ranks import check_ranks, rank_words
 from slurm import Slurm, why_impossible
 
@@ -51,6 +52,42 @@ def test_ranks_of_srun_train_on_two_nodes(slurm, tmp_path, meeting):
     code, out, err = slurm.run("srun", *options, *training_words(tmp_path, "tcp"), env=meeting)
     assert code == 0, out + err
     check_training(tmp_path, 4, "tcp")
+
+
+_WITH_GARBAGE = f"""
+import os, sys, time
+{BARE}
+if os.environ["SLURM_PROCID"] == "3":
+    os.environ.update([sys.argv[2].split("=")])
+number, begun = os.environ["SLURM_LOCALID"] + os.environ["SLURM_NODEID"], time.monotonic()
+try:
+    hvd.init()
+except hvd.HoraError as error:
+    with open(f"{{sys.argv[1]}}/error.{{number}}", "w") as out:
+        out.write(f"{{time.monotonic() - begun}} {{error}}")
+"""
+
+
+@pytest.mark.parametrize(
+    "garbage", ["SLURM_NTASKS=many", "SLURM_PROCID=x", "HORA_HEARTBEAT_SECONDS=soon", "another key"]
+)
+def test_garbage_of_one_rank_is_told_to_all(slurm, tmp_path, meeting, garbage):
+    """By a note in the folder, and from there through the store to those who have gone on."""
+    if garbage == "another key":
+        for name, digits in (("key", "7b"), ("other", "7c")):
+            (tmp_path / name).touch(0o600)
+            (tmp_path / name).write_text(digits * 32)
+        meeting |= {"HORA_SECRET_FILE": str(tmp_path / "key")}
+        garbage = f"HORA_SECRET_FILE={tmp_path / 'other'}"
+    program = (sys.executable, "-c", _WITH_GARBAGE, str(tmp_path), garbage)
+    options = ("--overcommit", "-N", "2", "-n", "4", "-m", "block")
+    slurm.run("srun", *options, *program, env=meeting)
+    found = [path.read_text().partition(" ") for path in tmp_path.glob("error.*")]
+    print(found)
+    assert len(found) == 4
+    assert max(float(seconds) for seconds, _, _ in found) < 5
+    name = garbage.partition("=")[0]
+    assert all(name in words for _, _, words in found)
 
 
 def test_ranks_that_go_round_the_nodes_are_refused(slurm, tmp_path, meeting):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from bare import BARE
 from hosts import Hosts, why_impossible
 from ranks import check_ranks, rank_words
 
@@ -47,6 +48,41 @@ def run_on(two: Hosts, program: list[str], env: dict[str, str]) -> None:
     finally:
         second.kill()
     assert (code, second.returncode) == (0, 0), out + err + second_err
+
+
+_WITH_GARBAGE = f"""
+import os, sys, time
+import torch.distributed  # which takes its time
+{BARE}
+rank, begun = os.environ["RANK"], time.monotonic()
+if rank == "3":
+    os.environ["RANK"] = "soon"
+try:
+    hvd.init()
+except hvd.HoraError as error:
+    with open(f"{{sys.argv[1]}}/error.{{rank}}", "w") as out:
+        out.write(f"{{time.monotonic() - begun}} {{error}}")
+    # Who leaves first has its torchrun end the other rank of this host.
+    while len([name for name in os.listdir(sys.argv[1]) if name[:5] == "error"]) < 4:
+        time.sleep(0.02)
+        if time.monotonic() - begun > 8:
+            break
+    sys.exit(1)
+"""
+
+
+def test_garbage_of_one_rank_is_told_to_all(two, tmp_path):
+    common = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "2", "--master-port", "29501")
+    common = (*common, "--master-addr", two.address("h1"), "--node-rank")
+    program = (sys.executable, "-c", _WITH_GARBAGE, str(tmp_path))
+    env = {"OMP_NUM_THREADS": "1"}
+    jobs = [two.start(f"h{node + 1}", [*common, str(node), *program], env) for node in range(2)]
+    said = [job.communicate(timeout=DEADLINE_S) for job in jobs]
+    found = [path.read_text().partition(" ") for path in tmp_path.glob("error.*")]
+    print(found)
+    assert len(found) == 4, said
+    assert all("RANK='soon' is not a whole number" in words for _, _, words in found)
+    assert max(float(seconds) for seconds, _, _ in found) < 5
 
 
 @pytest.mark.parametrize("secret", [False, True], ids=["key through the store", "secret file"])

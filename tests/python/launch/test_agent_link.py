@@ -8,9 +8,14 @@ import sys
 import time
 
 import pytest
-from hora.launch import agent_link
 from hora.launch.agent_link import AgentLink
-from hora.launch.messages import MessageReader, ProtocolError, encode
+from hora.launch.messages import (
+    MessageReader,
+    ProtocolError,
+    alive_every,
+    encode,
+    silence_limit,
+)
 from launched import DEADLINE_S, wait_until_gone
 
 
@@ -48,9 +53,11 @@ def connect():
     selector = selectors.DefaultSelector()
     links = []
 
-    def connect(code: str) -> tuple[AgentLink, list[dict], selectors.BaseSelector]:
+    def connect(
+        code: str, silence_limit_s: float = 30
+    ) -> tuple[AgentLink, list[dict], selectors.BaseSelector]:
         heard: list[dict] = []
-        link = AgentLink([sys.executable, "-c", code], selector, heard.append)
+        link = AgentLink([sys.executable, "-c", code], selector, heard.append, silence_limit_s)
         links.append(link)
         return link, heard, selector
 
@@ -70,9 +77,16 @@ def turn_until(selector, condition) -> None:
             key.data()
 
 
-def test_signs_of_life_go_out_and_silence_ends_it(connect, monkeypatch):
-    monkeypatch.setattr(agent_link, "ALIVE_EVERY_S", 0.05)
-    monkeypatch.setattr(agent_link, "SILENCE_LIMIT_S", 0.5)
+@pytest.mark.parametrize(
+    ("heartbeat", "limit_s"), [(None, 30), ("1", 10), ("0.2", 2), ("soon", 30), ("-1", 30)]
+)
+def test_the_silence_that_is_borne_follows_the_heartbeat(heartbeat, limit_s):
+    environ = {} if heartbeat is None else {"HORA_HEARTBEAT_SECONDS": heartbeat}
+    assert silence_limit(environ) == limit_s
+    assert 0 < alive_every(limit_s) <= limit_s / 6
+
+
+def test_signs_of_life_go_out_and_silence_ends_it(connect):
     code = """
 import sys
 print('{"kind": "hello"}', flush=True)
@@ -80,7 +94,7 @@ line = sys.stdin.readline()
 print('{"kind": "got", "line": ' + line.strip() + '}', flush=True)
 sys.stdin.read()
 """
-    link, heard, selector = connect(code)
+    link, heard, selector = connect(code, silence_limit_s=0.5)
 
     def is_silent() -> bool:
         link.tick()

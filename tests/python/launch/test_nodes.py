@@ -51,6 +51,57 @@ def test_torchruns_flags(secret):
         parse(["--nnodes=1", "--node-rank=5", "--nproc-per-node=2", "true"])
 
 
+def fake_smi(tmp_path, monkeypatch, answer: str) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n{answer}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("visible", "smi", "gpus"),
+    [
+        (
+            None,
+            r"printf 'GPU 0: X (UUID: GPU-a)\n  MIG 1g (UUID: MIG-m)\nGPU 1: X (UUID: GPU-b)\n'",
+            2,
+        ),
+        ("0,1,2", "exit 1", 3),
+        ("2,-1,0", "exit 1", 1),
+        ("", "exit 1", 0),
+    ],
+    ids=["one slice and one", "listed", "listed and cut off", "hidden"],
+)
+def test_ranks_counted_by_torchruns_words(tmp_path, monkeypatch, visible, smi, gpus):
+    cores = len(os.sched_getaffinity(0))
+    fake_smi(tmp_path, monkeypatch, smi)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    hosts = ["-H", "one,two"]
+    assert parse([*hosts, "--nproc-per-node=cpu", "true"]).placement.sizes == (cores,) * 2
+    auto = parse([*hosts, "--nproc_per_node", "auto", "true"])
+    assert auto.placement.sizes == (gpus or cores,) * 2
+    if gpus:
+        found = parse([*hosts, "--nproc-per-node=gpu", "true"])
+        assert found.placement.sizes == (gpus, gpus)
+        return
+    with pytest.raises(UsageError, match="--nproc-per-node gpu: this host has none"):
+        parse([*hosts, "--nproc-per-node=gpu", "true"])
+
+
+def test_standalone_is_one_host():
+    spec = parse(["--standalone", "--nproc-per-node=2", "true"])
+    assert (spec.size, spec.where) == (2, None)
+    assert parse(["--standalone", "--nnodes=1", "--nproc-per-node=2", "true"]).where is None
+    for words in (["--nnodes=2"], ["-H", "a:2"], ["--master-addr=h1"]):
+        with pytest.raises(UsageError, match="--standalone is for this host alone"):
+            parse(["--standalone", "--nproc-per-node=2", *words, "true"])
+    with pytest.raises(UsageError, match=r"'many' is not a whole number .*, gpu, cpu or auto"):
+        parse(["--nproc-per-node=many", "true"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

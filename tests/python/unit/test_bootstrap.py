@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -66,6 +68,20 @@ def test_document_of_a_job_over_several_hosts():
     found = detect(told(**several, **where), timeout=TIMEOUT_S)
     assert (found.rendezvous, found.store, found.listen_fd) == ("", "10.0.0.1:4000", None)
     assert found.interfaces == ("eth0", "10.0.0.0/24")
+
+
+def test_the_key_is_not_in_core_dumps():
+    """The kernel leaves out of them what has "dd" among the flags of its memory."""
+    key = detect(told(), timeout=TIMEOUT_S).key
+    assert key == bytes.fromhex(KEY)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(key.obj))
+    flags, inside = "", False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            flags = line
+    assert "dd" in flags.split()
 
 
 def test_asking_again_needs_no_pipe():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 
 import pytest
 from hora import bootstrap
 from hora.bootstrap import detect
 from hora.errors import HoraError, UsageError
-from hora.starters import file_board
+from hora.starters import file_board, problem_watch
 from hora.starters.file_board import FileBoard
-from hora.starters.meeting import HostEntry
+from hora.starters.meeting import HostEntry, ToldError
 from hora.starters.slurm import tasks_per_node
 
 OPEN_MPI = {
@@ -24,13 +25,19 @@ SLURM = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "4",
     "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
 }  # fmt: skip
+# A sound rank beside one with garbage: of mpirun, and of srun.
+OTHER = [
+    {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+    {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"},
+]
 GARBAGE = ["", "abc", "-1", "99999999999", "1.5", "٣"]
 
 
 @pytest.fixture(autouse=True)
-def forget(monkeypatch):
+def forget(monkeypatch, tmp_path):
     """Each test is a process that has not asked before, and leaves no file."""
     monkeypatch.setattr(bootstrap, "_remembered", {})
+    monkeypatch.setenv("HOME", str(tmp_path))
     yield
     bootstrap.have_met()
 
@@ -157,6 +164,66 @@ def test_what_a_dead_process_left_is_replaced(tmp_path, monkeypatch):
     new.publish("new")
     assert board(tmp_path / "jobs").read() == "new"
     new.clear()
+
+
+def test_a_problem_ends_every_wait(tmp_path):
+    waiting = [board(tmp_path / "jobs", 20) for _ in range(2)]
+    writer = board(tmp_path / "jobs")
+    timer = threading.Timer(0.1, writer.leave_problem, ["no disk"])
+    timer.start()
+    with pytest.raises(ToldError, match="no disk"):
+        waiting[0].read()
+    with pytest.raises(ToldError, match="no disk"):
+        waiting[1].hosts(4)
+    timer.join()
+    writer.clear()
+    assert board(tmp_path / "jobs").problem() == "no disk", "for those who come later"
+
+
+def test_an_old_problem_is_nobodys(tmp_path):
+    board(tmp_path / "jobs").leave_problem("no disk")
+    (note,) = (tmp_path / "jobs").iterdir()
+    os.utime(note, (0, 0))
+    assert board(tmp_path / "jobs").problem() == ""
+    assert not note.exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "garbage"),
+    [(OPEN_MPI, {"OMPI_COMM_WORLD_RANK": "x"}), (SLURM, {"SLURM_PROCID": "x"})],
+    ids=["mpirun", "srun"],
+)
+def test_garbage_of_one_rank_is_told_to_all(tmp_path, family, garbage):
+    common = {**family, "HORA_JOB_ID": "j", "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    name, value = next(iter(garbage.items()))
+    with pytest.raises(UsageError, match=f"^{name}={value!r}"):
+        detect({**common, **garbage}, timeout=0)
+    with pytest.raises(UsageError, match=f"a process on .* cannot join: {name}={value!r}"):
+        detect({**common, **OTHER[family is SLURM]}, timeout=20)
+
+
+def test_another_key_is_told_to_all(tmp_path):
+    keys = []
+    for number in range(2):
+        keys.append(tmp_path / f"key{number}")
+        keys[-1].touch(0o600)
+        keys[-1].write_text(f"{number}" * 64)
+    common = {**OPEN_MPI, "HORA_JOB_ID": "j", "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(problem_watch, "tell_peers", lambda *words: told.append(words))
+        first = detect({**common, "HORA_SECRET_FILE": str(keys[0])}, timeout=5)
+        other = {**common, **OTHER[False], "HORA_SECRET_FILE": str(keys[1])}
+        with pytest.raises(UsageError, match="holds another key here than rank 0 has"):
+            detect(other, timeout=5)
+        deadline = time.monotonic() + 20
+        while not told:  # rank 0 has gone on, and hears of it all the same
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    (place, rank, problem) = told[0]
+    assert (place, rank) == (first, -1)
+    assert "rank 1 on" in problem and "HORA_SECRET_FILE" in problem
+    os.close(first.listen_fd or 0)
 
 
 def test_two_jobs_of_one_name(tmp_path):
