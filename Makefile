@@ -26,8 +26,8 @@ SECONDS ?= 60
 # ThreadSanitizer needs a fixed address layout on recent kernels.
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help run setup build install test check lint format test-gpu asan asan-net tsan fuzz tidy \
-  bench docs clean
+.PHONY: help run setup build install test check lint format test-gpu bench-gpu asan asan-net tsan \
+  fuzz tidy bench docs clean
 
 help: ## List these words
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,8 +56,12 @@ test: check lint $(INSTALL) ## Run every check and test
 	ctest --preset release
 	tools/run_python_tests.sh
 
-test-gpu: $(SETUP) ## Run what needs a GPU and nvcc: kernels against the CPU, speed of packing
-	tools/run_gpu_tests.sh
+# These two take PYTHON as it is where it has PyTorch, and then install and fetch nothing.
+test-gpu: ## Run what needs a GPU and nvcc: kernels, tests on GPU tensors, compute-sanitizer
+	PYTHON="$(PYTHON)" VENV="$(VENV)" tools/run_gpu_tests.sh
+
+bench-gpu: ## Measure on a GPU: packing, launching, a training step, host staging
+	PYTHON="$(PYTHON)" VENV="$(VENV)" tools/run_gpu_benchmarks.sh
 
 check: $(SETUP) ## Check layers, sizes and names
 	$(BIN)/python tools/check_layers.py

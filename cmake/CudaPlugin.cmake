@@ -4,6 +4,8 @@
 include_guard(GLOBAL)
 
 option(HORA_CUDA "Build the CUDA plugin where nvcc is found" ON)
+# What runs at once on A100, H100 and H200, B200; what others compile at first use.
+set(HORA_CUDA_ARCHITECTURES "80-real;90;100" CACHE STRING "GPUs that kernels are compiled for")
 set(HORA_CUDA_REFUSED "")
 if(NOT HORA_CUDA)
   set(HORA_CUDA_REFUSED "HORA_CUDA is off")
@@ -57,8 +59,7 @@ function(hora_cuda_plugin)
                CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
                CUDA_VISIBILITY_PRESET hidden
                CUDA_RUNTIME_LIBRARY Static CUDA_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}"
-               # What runs at once on A100, H100 and H200, B200; what others compile at first use.
-               CUDA_ARCHITECTURES "80-real;90;100")
+               CUDA_ARCHITECTURES "${HORA_CUDA_ARCHITECTURES}")
   target_include_directories(hora_cuda_plugin PRIVATE "${PROJECT_SOURCE_DIR}/csrc")
   target_include_directories(hora_cuda_plugin SYSTEM
                              PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
