@@ -4,8 +4,8 @@
 #include <functional>
 #include <numeric>
 
+#include "hora/collectives/one_piece.h"
 #include "hora/collectives/paired_pieces.h"
-#include "hora/collectives/plugin/staging.h"
 
 namespace hora {
 namespace {

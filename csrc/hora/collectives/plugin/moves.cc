@@ -1,6 +1,7 @@
 // The operations that move bytes as they are.
+#include "hora/collectives/one_piece.h"
 #include "hora/collectives/plugin/library_group.h"
-#include "hora/collectives/plugin/staging.h"
+#include "hora/collectives/steps.h"
 
 namespace hora {
 namespace {

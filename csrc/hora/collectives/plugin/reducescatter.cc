@@ -1,6 +1,7 @@
 #include "hora/collectives/alone.h"
+#include "hora/collectives/one_piece.h"
 #include "hora/collectives/plugin/library_group.h"
-#include "hora/collectives/plugin/staging.h"
+#include "hora/collectives/steps.h"
 #include "hora/kernels/reduce.h"
 
 namespace hora {

@@ -9,8 +9,8 @@
 #include "hora/base/format.h"
 #include "hora/collectives/adasum.h"
 #include "hora/collectives/check_call.h"
-#include "hora/collectives/plugin/staging.h"
 #include "hora/collectives/staged/transfers.h"
+#include "hora/collectives/steps.h"
 
 namespace hora {
 namespace {

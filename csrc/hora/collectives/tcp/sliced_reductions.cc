@@ -4,7 +4,7 @@
 #include "hora/collectives/alone.h"
 #include "hora/collectives/chunks.h"
 #include "hora/collectives/paired_pieces.h"
-#include "hora/collectives/plugin/staging.h"
+#include "hora/collectives/steps.h"
 #include "hora/collectives/tcp/algorithms.h"
 
 namespace hora {
