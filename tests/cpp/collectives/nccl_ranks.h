@@ -54,9 +54,13 @@ class NcclOnHost final : public CollectiveBackend {
   Status Execute(CollectiveCall& call) override {
     call.params.device.type = DeviceType::kCuda;
     call.stream = stream_.get();
-    Status status = backend_->Execute(call);
-    if (!status.ok()) return status;
-    status = device_->Record(done_, stream_.get());
+    const Status status = backend_->Execute(call);
+    return status.ok() ? Await() : status;
+  }
+
+  // Until the stream is past what is on it.
+  Status Await() {
+    Status status = device_->Record(done_, stream_.get());
     return status.ok() ? device_->Await(done_, SteadyClock::Instance().Now() + kNcclPatience)
                        : status;
   }

@@ -10,7 +10,8 @@
 #include "hora/kernels/reduce.h"
 
 // Of the executable that has opened the library: see simulated_device.h.
-extern "C" void simulated_stream_enqueue(void* stream, void (*work)(void*), void* context);
+extern "C" void simulated_stream_enqueue(void* stream, void (*work)(void*), void (*release)(void*),
+                                         void* context);
 
 namespace hora::fake_nccl {
 namespace {
@@ -36,10 +37,8 @@ std::byte* At(void* memory, std::size_t offset) { return static_cast<std::byte*>
 
 struct OnStream {
   std::function<void()> work;
-  static void Run(void* self) {
-    const std::unique_ptr<OnStream> own(static_cast<OnStream*>(self));
-    own->work();
-  }
+  static void Run(void* self) { static_cast<OnStream*>(self)->work(); }
+  static void Release(void* self) { delete static_cast<OnStream*>(self); }
 };
 
 }  // namespace
@@ -108,16 +107,16 @@ NcclResult Communicator::Launch(std::vector<Operation> group, void* stream) {
 void Communicator::Enqueue(std::vector<Operation> group, void* stream) {
   const bool hangs = IsReached(Control().faults.hang_at);
   const bool fails = IsReached(Control().faults.fail_async_at);
+  // As long as a stream or a graph may come to it.
   ++on_streams_;
-  auto work = [self = shared_from_this(), group = std::move(group), hangs, fails] {
+  const std::shared_ptr<void> counted(nullptr,
+                                      [self = shared_from_this()](void*) { --self->on_streams_; });
+  auto work = [this, counted, group = std::move(group), hangs, fails] {
     std::this_thread::sleep_for(std::chrono::microseconds(Control().delay_us));
-    if (fails) self->Fail(Control().faults.failure);
-    if (hangs || fails || !self->Run(group)) {
-      self->meeting_.Await([&] { return self->aborted_.load(); });
-    }
-    --self->on_streams_;
+    if (fails) Fail(Control().faults.failure);
+    if (hangs || fails || !Run(group)) meeting_.Await([this] { return aborted_.load(); });
   };
-  simulated_stream_enqueue(stream, OnStream::Run, new OnStream{std::move(work)});
+  simulated_stream_enqueue(stream, OnStream::Run, OnStream::Release, new OnStream{std::move(work)});
 }
 
 void Communicator::Finalize() {

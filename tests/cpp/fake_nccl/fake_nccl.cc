@@ -13,10 +13,9 @@
 
 namespace hora::nccl {
 
-// What a handle points to. Filled later where a split is under way.
+// What a handle points to.
 struct CommOpaque {
   std::shared_ptr<fake_nccl::Communicator> own;
-  std::shared_ptr<fake_nccl::Communicator> parent;  // of a split, until there is one
 };
 
 }  // namespace hora::nccl
@@ -52,9 +51,7 @@ NcclResult LaunchGroup() {
 }
 
 NcclResult Call(Comm comm, void* stream, const Operation& operation) {
-  if (comm == nullptr || comm->own == nullptr || stream == nullptr) {
-    return NcclResult::kInvalidArgument;
-  }
+  if (comm == nullptr || stream == nullptr) return NcclResult::kInvalidArgument;
   const std::pair key{comm->own.get(), stream};
   if (group.calls.empty() || group.calls.back().first != key) group.calls.push_back({key, {}});
   group.calls.back().second.push_back(operation);
@@ -69,11 +66,10 @@ NcclResult Accept(Comm comm) {
   return comm->own->Poll();
 }
 
-NcclResult StateOf(Comm comm) {
-  if (comm->own != nullptr) return comm->own->Poll();
-  const NcclResult of_parent = comm->parent->Poll();
-  if (of_parent != NcclResult::kSuccess) return of_parent;
-  return comm->own == nullptr ? NcclResult::kInProgress : comm->own->Poll();
+// Whether creating it is to fail on this rank.
+bool IsFaulty(int rank) {
+  const int faulty = Control().faults.rank;
+  return faulty == -1 || faulty == rank;
 }
 
 }  // namespace
@@ -101,6 +97,7 @@ Result ncclGetVersion(int* version) {
 }
 
 Result ncclGetUniqueId(UniqueId* id) {
+  if (const Result fault = Control().faults.unique_id; fault != Result::kSuccess) return fault;
   static std::atomic<int> count{0};
   std::memset(id, 0, sizeof(*id));
   std::snprintf(id->internal, sizeof(id->internal), "/hora-fake-nccl-%d-%d", getpid(), ++count);
@@ -110,11 +107,11 @@ Result ncclGetUniqueId(UniqueId* id) {
 Result ncclCommInitRankConfig(Comm* comm, int ranks, UniqueId id, int rank, Config* config) {
   const bool is_config = config == nullptr || config->magic == hora::nccl::kConfigMagic;
   if (rank < 0 || rank >= ranks || !is_config) return Result::kInvalidArgument;
-  const bool faulty = Control().faults.rank == -1 || Control().faults.rank == rank;
-  if (faulty && Control().faults.creation != Result::kSuccess) return Control().faults.creation;
+  const Result fault = Control().faults.creation;
+  if (fault != Result::kSuccess && hora::fake_nccl::IsFaulty(rank)) return fault;
   const bool blocking = hora::fake_nccl::IsBlocking(config);
   *comm = new hora::nccl::CommOpaque{
-      std::make_shared<Communicator>(id.internal, rank, ranks, blocking), nullptr};
+      std::make_shared<Communicator>(id.internal, rank, ranks, blocking)};
   return hora::fake_nccl::Accept(*comm);
 }
 
@@ -129,13 +126,13 @@ Result ncclCommDestroy(Comm comm) {
 }
 
 Result ncclCommAbort(Comm comm) {
-  if (comm->own != nullptr) comm->own->Abort();
+  comm->own->Abort();
   delete comm;
   return Result::kSuccess;
 }
 
 Result ncclCommGetAsyncError(Comm comm, Result* error) {
-  *error = hora::fake_nccl::StateOf(comm);
+  *error = comm->own->Poll();
   return Result::kSuccess;
 }
 
@@ -192,13 +189,13 @@ Result ncclRecv(void* to, std::size_t count, DataType type, int peer, Comm comm,
   return Call(comm, stream, {Kind::kRecv, nullptr, to, count, type, RedOp::kSum, peer});
 }
 
+// `*parts` is written when the parent is ready, as NCCL does.
 Result ncclCommSplit(Comm comm, int color, int key, Comm* parts, Config*) {
-  Comm part = nullptr;
-  if (color >= 0) part = new hora::nccl::CommOpaque{nullptr, comm->own};
-  *parts = part;
-  comm->own->BeginSplit(color, key, [part](std::shared_ptr<Communicator> made) {
-    part->own = std::move(made);
-    part->parent.reset();
+  *parts = nullptr;
+  const Result fault = Control().faults.splitting;
+  if (fault != Result::kSuccess && hora::fake_nccl::IsFaulty(comm->own->rank())) return fault;
+  comm->own->BeginSplit(color, key, [parts](std::shared_ptr<Communicator> made) {
+    *parts = new hora::nccl::CommOpaque{std::move(made)};
   });
   return hora::fake_nccl::Accept(comm);
 }
@@ -212,8 +209,7 @@ Result ncclCommShrink(Comm comm, int* excluded, int count, Comm* rest, Config* c
   }
   *rest = new hora::nccl::CommOpaque{
       std::make_shared<Communicator>(comm->own->name() + "-shrunk", rank, comm->own->size() - count,
-                                     hora::fake_nccl::IsBlocking(config)),
-      nullptr};
+                                     hora::fake_nccl::IsBlocking(config))};
   return hora::fake_nccl::Accept(*rest);
 }
 

@@ -11,14 +11,24 @@ namespace hora {
 // none.
 struct FakeNcclFaults {
   std::atomic<int> rank{-1};
-  std::atomic<int> hang_at{0};        // until aborted
-  std::atomic<int> fail_at{0};        // when it is put on a stream
-  std::atomic<int> fail_async_at{0};  // on the stream, which then hangs
-  // What fails with it; of creation, unless kSuccess.
-  std::atomic<nccl::Result> failure{nccl::Result::kSystemError};
+  std::atomic<int> hang_at{0};                                    // until aborted
+  std::atomic<int> fail_at{0};                                    // when it is put on a stream
+  std::atomic<int> fail_async_at{0};                              // on the stream, which then hangs
+  std::atomic<nccl::Result> failure{nccl::Result::kSystemError};  // what those fail with
+  // What these fail with, unless kSuccess.
+  std::atomic<nccl::Result> unique_id{nccl::Result::kSuccess};
   std::atomic<nccl::Result> creation{nccl::Result::kSuccess};
+  std::atomic<nccl::Result> splitting{nccl::Result::kSuccess};
   std::atomic<bool> creation_hangs{false};  // until aborted
   std::atomic<bool> registration{false};
+
+  void Clear() {
+    rank = -1;
+    hang_at = fail_at = fail_async_at = 0;
+    failure = nccl::Result::kSystemError;
+    unique_id = creation = splitting = nccl::Result::kSuccess;
+    creation_hangs = registration = false;
+  }
 };
 
 // One per process. The library's symbol `fake_nccl_control` gives it; any thread.

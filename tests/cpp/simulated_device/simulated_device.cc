@@ -1,11 +1,8 @@
 #include "simulated_device/simulated_device.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,123 +14,14 @@
 namespace hora {
 namespace {
 
-class Stream {
- public:
-  explicit Stream(int device) : device_(device), thread_([this] { Work(); }) {}
-
-  ~Stream() {
-    {
-      const std::lock_guard lock(mutex_);
-      ended_ = true;
-      held_ = false;
-    }
-    changed_.notify_all();
-    thread_.join();
-  }
-
-  int device() const { return device_; }
-
-  void Put(std::function<void()> work) {
-    {
-      const std::lock_guard lock(mutex_);
-      work_.push_back(std::move(work));
-    }
-    changed_.notify_all();
-  }
-
-  void SetHeld(bool held) {
-    {
-      const std::lock_guard lock(mutex_);
-      held_ = held;
-    }
-    changed_.notify_all();
-  }
-
- private:
-  void Work() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      changed_.wait(lock,
-                    [this] { return (!held_ && !work_.empty()) || (ended_ && work_.empty()); });
-      if (work_.empty()) return;
-      const std::function<void()> next = std::move(work_.front());
-      work_.pop_front();
-      lock.unlock();
-      next();
-      lock.lock();
-    }
-  }
-
-  const int device_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> work_;  // mutex_
-  bool held_ = false;                       // mutex_
-  bool ended_ = false;                      // mutex_
-  std::thread thread_;                      // last: uses all of the above
-};
-
-// How often it was recorded, and how often a stream has come to that.
-class Event {
- public:
-  explicit Event(int device) : device_(device) {}
-
-  int device() const { return device_; }
-
-  std::uint64_t Record() {
-    const std::lock_guard lock(state_->mutex);
-    return ++state_->recorded;
-  }
-
-  // What is recorded now, reached later; outlives the event.
-  std::function<void()> Reach(std::uint64_t record) const {
-    return [state = state_, record] {
-      const std::lock_guard lock(state->mutex);
-      state->reached = std::max(state->reached, record);
-      state->changed.notify_all();
-    };
-  }
-  std::function<void()> Waiter() const {
-    std::uint64_t record = 0;
-    {
-      const std::lock_guard lock(state_->mutex);
-      record = state_->recorded;
-    }
-    return [state = state_, record] {
-      std::unique_lock lock(state->mutex);
-      state->changed.wait(lock, [&] { return state->reached >= record; });
-    };
-  }
-
-  bool IsDone() const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->reached >= state_->recorded;
-  }
-  bool AwaitUntil(TimePoint deadline) const {
-    std::unique_lock lock(state_->mutex);
-    return state_->changed.wait_until(lock, deadline,
-                                      [&] { return state_->reached >= state_->recorded; });
-  }
-
- private:
-  struct State {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::uint64_t recorded = 0;
-    std::uint64_t reached = 0;
-  };
-  const int device_;
-  std::shared_ptr<State> state_ = std::make_shared<State>();
-};
-
-Stream& At(DeviceStream stream) {
+SimulatedStream& At(DeviceStream stream) {
   Check(stream.native != nullptr, "the simulated device has no default stream");
-  return *static_cast<Stream*>(stream.native);
+  return *static_cast<SimulatedStream*>(stream.native);
 }
 
-Event& At(DeviceEvent event) {
+SimulatedEvent& At(DeviceEvent event) {
   Check(event.native != nullptr, "an event is needed");
-  return *static_cast<Event*>(event.native);
+  return *static_cast<SimulatedEvent*>(event.native);
 }
 
 double Load(DType dtype, const std::byte* from) {
@@ -227,38 +115,37 @@ Status SimulatedDevice::MakeCurrent(int device) { return Call("make current", de
 Result<DeviceStream> SimulatedDevice::CreateStream(int device, bool /*urgent*/) {
   if (Status status = Call("create a stream", device); !status.ok()) return Fail(status);
   ++alive_;
-  return DeviceStream{new Stream(device)};
+  return DeviceStream{new SimulatedStream(device)};
 }
 
 void SimulatedDevice::Destroy(DeviceStream stream) noexcept {
   if (stream.native == nullptr) return;
-  delete static_cast<Stream*>(stream.native);
+  delete static_cast<SimulatedStream*>(stream.native);
   --alive_;
 }
 
 Result<DeviceEvent> SimulatedDevice::CreateEvent(int device) {
   if (Status status = Call("create an event", device); !status.ok()) return Fail(status);
   ++alive_;
-  return DeviceEvent{new Event(device)};
+  return DeviceEvent{new SimulatedEvent(device)};
 }
 
 void SimulatedDevice::Destroy(DeviceEvent event) noexcept {
   if (event.native == nullptr) return;
-  delete static_cast<Event*>(event.native);
+  delete static_cast<SimulatedEvent*>(event.native);
   --alive_;
 }
 
 Status SimulatedDevice::Record(DeviceEvent event, DeviceStream stream) {
   if (Status status = Call("record", At(stream).device()); !status.ok()) return status;
   Check(At(event).device() == At(stream).device(), "an event is recorded on its own device");
-  At(stream).Put(At(event).Reach(At(event).Record()));
+  At(event).Record(At(stream));
   return Status::Ok();
 }
 
 Status SimulatedDevice::Wait(DeviceStream stream, DeviceEvent event) {
   if (Status status = Call("wait", At(stream).device()); !status.ok()) return status;
-  At(stream).Put(At(event).Waiter());
-  return Status::Ok();
+  return At(event).LetWait(At(stream));
 }
 
 Result<bool> SimulatedDevice::IsDone(DeviceEvent event) {
@@ -268,7 +155,9 @@ Result<bool> SimulatedDevice::IsDone(DeviceEvent event) {
 
 Status SimulatedDevice::Await(DeviceEvent event, TimePoint deadline) {
   if (Status status = Call("await", At(event).device()); !status.ok()) return status;
-  if (At(event).AwaitUntil(deadline)) return Status::Ok();
+  const Result<bool> reached = At(event).AwaitUntil(deadline);
+  if (!reached) return reached.error();
+  if (*reached) return Status::Ok();
   return Error(StatusCode::kTimeout, "device {} has not come to the event", At(event).device());
 }
 
@@ -328,8 +217,36 @@ Status SimulatedDevice::Fill(std::byte* to, std::span<const std::byte> element, 
 void SimulatedDevice::Hold(DeviceStream stream) { At(stream).SetHeld(true); }
 void SimulatedDevice::Release(DeviceStream stream) { At(stream).SetHeld(false); }
 
+void SimulatedDevice::BeginCapture(DeviceStream stream) {
+  Check(At(stream).capture() == nullptr, "a stream is captured once at a time");
+  auto capture = std::make_shared<SimulatedCapture>();
+  At(stream).SetCapture(capture);
+  const std::lock_guard lock(captures_mutex_);
+  captures_[stream.native] = std::move(capture);
+}
+
+Result<SimulatedGraph> SimulatedDevice::EndCapture(DeviceStream stream) {
+  CaptureRef capture;
+  {
+    const std::lock_guard lock(captures_mutex_);
+    Check(captures_.contains(stream.native), "the capture began on this stream");
+    capture = std::move(captures_.extract(stream.native).mapped());
+  }
+  At(stream).SetCapture(nullptr);
+  return capture->End(&At(stream));  // and the last reference goes: all other streams leave it
+}
+
+void SimulatedDevice::Replay(const SimulatedGraph& graph, DeviceStream stream) {
+  At(stream).Put([graph] {
+    for (const SimulatedWork& work : *graph) work();
+  });
+}
+
 }  // namespace hora
 
-extern "C" void simulated_stream_enqueue(void* stream, void (*work)(void*), void* context) {
-  hora::At(hora::DeviceStream{stream}).Put([=] { work(context); });
+extern "C" void simulated_stream_enqueue(void* stream, void (*work)(void*), void (*release)(void*),
+                                         void* context) {
+  hora::At(hora::DeviceStream{stream}).Put([work, own = std::shared_ptr<void>(context, release)] {
+    work(own.get());
+  });
 }

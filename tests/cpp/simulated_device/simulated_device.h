@@ -3,12 +3,13 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 
 #include "hora/cuda/device_runtime.h"
+#include "simulated_device/simulated_stream.h"
 
 namespace hora {
 
@@ -49,6 +50,14 @@ class SimulatedDevice final : public DeviceRuntime {
   // The stream does nothing of what is put on it from now on, until it is released.
   void Hold(DeviceStream stream);
   void Release(DeviceStream stream);
+
+  // What is put on a captured stream is recorded, and nothing happens, as in a CUDA graph. Events
+  // that are recorded there order streams, which they draw into the capture; the host must not ask
+  // for them, or the capture fails.
+  void BeginCapture(DeviceStream stream);
+  Result<SimulatedGraph> EndCapture(DeviceStream stream);
+  void Replay(const SimulatedGraph& graph, DeviceStream stream);
+
   // Every call from the `count`-th on fails as one of a lost device does; 0: none.
   void LoseAfter(int count) { calls_left_ = count; }
 
@@ -65,11 +74,13 @@ class SimulatedDevice final : public DeviceRuntime {
   std::atomic<std::size_t> allocated_device_{0};
   std::atomic<std::size_t> allocated_pinned_{0};
   std::atomic<int> alive_{0};  // streams and events
+  std::mutex captures_mutex_;
+  std::map<void*, CaptureRef> captures_;  // captures_mutex_; by the stream where they began
 };
 
 }  // namespace hora
 
-// For a fake library that is opened at run time: puts `work(context)` on the stream.
-extern "C" __attribute__((visibility("default"))) void simulated_stream_enqueue(void* stream,
-                                                                                void (*work)(void*),
-                                                                                void* context);
+// For a fake library that is opened at run time: puts `work(context)` on the stream. It is called
+// as often as the stream comes to it; `release(context)` once, when it never will again.
+extern "C" __attribute__((visibility("default"))) void simulated_stream_enqueue(
+    void* stream, void (*work)(void*), void (*release)(void*), void* context);

@@ -14,8 +14,8 @@ class NcclBackend::State {
         std::unique_ptr<NcclCommunicator> communicator)
       : runtime_(std::move(runtime)),
         device_(device),
-        communicator_(std::move(communicator)),
-        memory_(runtime_, device, communicator_.get()) {
+        memory_(runtime_, device, communicator.get()),
+        communicator_(std::move(communicator)) {
     const Result<DeviceFacts> facts = runtime_->Facts(device);
     if (facts) compute_major_ = facts->compute_major;
   }
@@ -67,8 +67,9 @@ class NcclBackend::State {
  private:
   const std::shared_ptr<DeviceRuntime> runtime_;
   const int device_;
-  const std::unique_ptr<NcclCommunicator> communicator_;
   NcclFusionMemory memory_;
+  // Ends first: then nothing that uses the memory hangs on a stream.
+  const std::unique_ptr<NcclCommunicator> communicator_;
   int compute_major_ = 0;
 };
 

@@ -71,18 +71,18 @@ Result<nccl::UniqueId> ReadId(const std::string& told) {
     return Fail(Status(StatusCode::kPeerFailed, told.substr(1)));
   }
   if (told.size() != 1 + sizeof(id) || told[0] != kHasId) {
-    return Fail(Error(StatusCode::kInternal, "what rank 0 left is no id of NCCL"));
+    return Fail(Error(StatusCode::kInternal, "what came as the group's id is no id of NCCL"));
   }
   std::memcpy(id.internal, told.data() + 1, sizeof(id));
   return id;
 }
 
-std::string MakeId(const nccl::Api& api) {
+std::string MakeId(const nccl::Api& api, int rank) {
   nccl::UniqueId id{};
   const nccl::Result made = api.get_unique_id(&id);
   if (made == nccl::Result::kSuccess) return kHasId + std::string(id.internal, sizeof(id));
-  std::string why = kHasNone + fmt::format("rank 0 got no id: {}{}", api.get_error_string(made),
-                                           LastError(api, nullptr));
+  std::string why = kHasNone + fmt::format("rank {} got no id: {}{}", rank,
+                                           api.get_error_string(made), LastError(api, nullptr));
   why.resize(std::min(why.size(), kMaxSharedIdBytes));
   return why;
 }
@@ -103,19 +103,19 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
       new NcclCommunicator(std::move(library), std::move(options), nullptr));
   constexpr std::string_view kWhat = "cannot form a group";
   const TimePoint deadline = made->Deadline();
+  const NcclCommunicatorOptions& wanted = made->options_;
+  const nccl::Api& api = made->library_->api();
   const Result<std::string> told =
-      share_id(made->options_.rank == 0 ? MakeId(made->library_->api()) : "", deadline);
+      share_id(wanted.rank == 0 ? MakeId(api, wanted.names.Of(0)) : "", deadline);
   const Result<nccl::UniqueId> id = told ? ReadId(*told) : Fail(told.error());
   if (!id) {
     return Fail(Error(id.error().code(), "{} {}: {}", made->Where(), kWhat, id.error().message()));
   }
   nccl::Config config = NonBlocking();
-  const NcclCommunicatorOptions& wanted = made->options_;
   {
     const std::lock_guard lock(made->handle_->mutex);
     nccl::Comm& comm = made->handle_->comm;
-    const nccl::Result begun =
-        made->library_->api().init_rank_config(&comm, wanted.size, *id, wanted.rank, &config);
+    const nccl::Result begun = api.init_rank_config(&comm, wanted.size, *id, wanted.rank, &config);
     if (!IsTaken(begun)) return Fail(made->Failed(kWhat, begun));
   }
   if (Status status = made->AwaitReady(kWhat, deadline); !status.ok()) return Fail(status);
