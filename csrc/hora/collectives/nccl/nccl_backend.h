@@ -14,7 +14,9 @@ namespace hora {
 // scaled or cast, is packed into the buffer by one kernel, reduced there in place, and unpacked by
 // another; a single tensor goes without copies. Everything is put on call.stream, in order, and
 // Execute returns when it is there: what the results are is known when the stream is past it.
-// Whoever recorded an event there asks `Check` until it is done.
+// Whoever recorded an event there asks `Check` until it is done. A CUDA graph can capture it, once
+// the same calls have run: what they need of memory and connections is there then. Graphs go before
+// the backend does, and streams are past what they had of it, or it was aborted.
 //
 // Supports: float16, bfloat16, float32, float64 (scaled where they are added), integers of 8, 32
 // and 64 bits without scales and averages (which hora makes of exact sums), bool, complex64/128 for
