@@ -38,18 +38,41 @@ void FutexWakeAll(std::atomic<std::uint32_t>& word);
 
 void YieldCore();
 
-// Spins, then yields, until `ready()`; false when the policy's patience ends first. Never sleeps.
+// The turns of a thread that yields while it waits. One thread.
+class YieldTurns {
+ public:
+  YieldTurns(const WaitPolicy& policy, TimePoint now) : end_(now + policy.yield_for), last_(now) {}
+
+  // Yields; false, without, when it is time to sleep: the patience has ended, or the last turn took
+  // so long that somebody computes on this core. That thread would get the core again at every
+  // yield, for a whole time slice, while a sleeper gets it as soon as it is woken.
+  bool Take(TimePoint now) {
+    if (now >= end_ || now - last_ > kLongTurn) return false;
+    last_ = now;
+    YieldCore();
+    return true;
+  }
+
+ private:
+  static constexpr Duration kLongTurn = std::chrono::microseconds(400);
+
+  TimePoint end_;
+  TimePoint last_;
+};
+
+// Spins, then yields, until `ready()`; false when the policy's patience ends first, or somebody
+// else needs the core. Never sleeps.
 template <class Ready>
 bool SpinUntil(const WaitPolicy& policy, Ready&& ready) {
   for (int i = 0; i < policy.spins; ++i) {
     if (ready()) return true;
     CpuRelax();
   }
-  const TimePoint end = SteadyClock::Instance().Now() + policy.yield_for;
+  const SteadyClock& clock = SteadyClock::Instance();
+  YieldTurns turns(policy, clock.Now());
   do {
     if (ready()) return true;
-    YieldCore();
-  } while (SteadyClock::Instance().Now() < end);
+  } while (turns.Take(clock.Now()));
   return ready();
 }
 

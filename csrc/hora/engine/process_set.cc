@@ -39,6 +39,16 @@ constexpr Duration kNextLook = std::chrono::milliseconds(10);
 // Nothing else has this name.
 constexpr std::string_view kSymmetricMemoryName = "hora.symmetric_memory";
 
+// Over a network a step takes a while, with other ranks' turns in it; and whoever sleeps is late
+// for the next one, so that its peers sleep, too: then each step costs all of them a wake-up.
+constexpr Duration kNetworkPatience = std::chrono::milliseconds(1);
+
+WaitPolicy PolicyOf(const ProcessSetOptions& options) {
+  WaitPolicy policy = WaitPolicy::For(options.ranks_on_host, UsableCores());
+  if (options.network != nullptr) policy.yield_for = kNetworkPatience;
+  return policy;
+}
+
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
 std::vector<std::unique_ptr<CollectiveBackend>> ListOf(std::unique_ptr<CollectiveBackend> one) {
@@ -61,7 +71,7 @@ ProcessSet::ProcessSet(ProcessSetOptions options)
       local_(options_.layout.local_of(options_.rank)),
       board_(options_.board),
       has_spare_cores_(UsableCores() > options_.ranks_on_host),
-      wait_policy_(WaitPolicy::For(options_.ranks_on_host, UsableCores())),
+      wait_policy_(PolicyOf(options_)),
       control_(Connect(options_)),
       negotiator_(ForNegotiator(options_)),
       urgent_(ForExecutor(options_, Lane::kUrgent),
@@ -153,7 +163,7 @@ void ProcessSet::Work(const Handle& awaited) {
 // The caller stops working for the set: the background thread takes over what is left.
 void ProcessSet::HandOver() {
   const bool unattended = queue_.pending() != 0 && !bell().attended();
-  const bool has_work = HasWork() || NeedsBulkRunner();
+  const bool has_work = HasWork() || NeedsBulkRunner() || unarmed_.load();
   if (unattended && (has_work || bell().sleepers(Sleep::kIdle) != 0)) bell().Wake();
 }
 
@@ -365,8 +375,8 @@ Status ProcessSet::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> h
 void ProcessSet::RunInBackground(std::stop_token stop) {
   const std::stop_callback wake_to_stop(stop, [this] { bell().Wake(); });
   const auto must_wake = [&] {
-    return stop.stop_requested() || NeedsBulkRunner() ||
-           (HasWork() && !bell().attended() && !progressing_.load());
+    if (stop.stop_requested() || NeedsBulkRunner()) return true;
+    return !bell().attended() && (unarmed_.load() || (HasWork() && !progressing_.load()));
   };
   const auto enough = [&] { return bulk_waiters_.load() != 0; };
   while (!stop.stop_requested()) {
@@ -380,8 +390,14 @@ void ProcessSet::RunInBackground(std::stop_token stop) {
     CloseIfFailed();
     if (worked || runs) continue;
     const Sleep depth = queue_.pending() != 0 ? Sleep::kBackup : Sleep::kIdle;
-    control_.Arm();
-    const Duration longest = backed_up_.load() ? kNextLook : kLongestSleep;
+    // Whoever attends looks at the network itself; here, each message would only take the core.
+    unarmed_.store(options_.network != nullptr);
+    if (!bell().attended()) {
+      control_.Arm();
+      unarmed_.store(false);
+    }
+    const bool looks_again = backed_up_.load() || unarmed_.load();
+    const Duration longest = looks_again ? kNextLook : kLongestSleep;
     bell().SleepUnless(must_wake, depth, std::min(tick, Now() + longest));
   }
 }

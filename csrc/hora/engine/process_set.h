@@ -136,6 +136,7 @@ class ProcessSet {
   std::atomic<int> bulk_waiters_{0};
   std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
   std::atomic<bool> flushed_{false};      // … which it need not any longer
+  std::atomic<bool> unarmed_{false};      // the background thread sleeps, and no message wakes it
   std::atomic<bool> backed_up_{false};    // the control plane has something that it could not send
   std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
   bool left_ = false;

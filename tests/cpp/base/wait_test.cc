@@ -15,6 +15,7 @@
 namespace hora {
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
@@ -27,6 +28,24 @@ TEST(WaitPolicy, SpinsOnlyWhileEveryRankHasACore) {
 }
 
 TEST(Wait, KnowsAtLeastOneCore) { EXPECT_GE(UsableCores(), 1); }
+
+TEST(YieldTurns, EndWithThePatience) {
+  const WaitPolicy policy{.spins = 0, .yield_for = milliseconds(1)};
+  const TimePoint begin = In(seconds(0));
+  YieldTurns turns(policy, begin);
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(turns.Take(begin + microseconds(100 * i))) << i;
+  EXPECT_FALSE(turns.Take(begin + milliseconds(1)));
+}
+
+TEST(YieldTurns, EndWhenSomebodyElseKeepsTheCore) {
+  const WaitPolicy policy{.spins = 0, .yield_for = seconds(1)};
+  const TimePoint begin = In(seconds(0));
+  YieldTurns turns(policy, begin);
+  EXPECT_TRUE(turns.Take(begin + microseconds(300)));
+  EXPECT_TRUE(turns.Take(begin + microseconds(600)));
+  EXPECT_FALSE(turns.Take(begin + milliseconds(3)));
+  EXPECT_FALSE(turns.Take(begin + milliseconds(3) + microseconds(1)));
+}
 
 TEST(FutexWait, ReturnsAtOnceWhenTheWordHasChanged) {
   std::atomic<std::uint32_t> word{1};

@@ -84,6 +84,7 @@ Status TcpExchange::Await(Done done) {
   const SteadyClock& clock = SteadyClock::Instance();
   const int quick_looks = options_.wait.spins / kSpinsPerLook;
   TimePoint idle_since{};
+  YieldTurns turns(options_.wait, idle_since);
   int idle_looks = 0;  // one after the other
   for (unsigned looks = 1;; ++looks) {
     const Result<bool> moved = MoveSome();
@@ -101,13 +102,12 @@ Status TcpExchange::Await(Done done) {
       continue;
     }
     const TimePoint now = clock.Now();
-    if (idle_looks == quick_looks + 1) idle_since = now;
-    if (now - idle_since > options_.patience) return Fail(Stalled());
-    if (now - idle_since < options_.wait.yield_for) {
-      YieldCore();
-    } else {
-      Sleep();
+    if (idle_looks == quick_looks + 1) {
+      idle_since = now;
+      turns = YieldTurns(options_.wait, now);
     }
+    if (now - idle_since > options_.patience) return Fail(Stalled());
+    if (!turns.Take(now)) Sleep();
   }
 }
 
