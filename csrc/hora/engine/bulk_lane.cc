@@ -1,5 +1,6 @@
 #include "hora/engine/bulk_lane.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace hora {
@@ -33,6 +34,7 @@ std::uint64_t BytesOf(const Response& response, int size) {
 
 bool WillBeBulk(const OpParams& params, std::uint64_t bytes, const Tuning& tuning) {
   if (params.kind == OpKind::kBarrier || params.kind == OpKind::kJoin) return false;
+  if (IsOnDevice(params)) return true;
   if (params.priority != 0) return params.priority < 0;
   return params.kind == OpKind::kAlltoall || bytes > tuning.urgent_bytes;
 }
@@ -83,7 +85,9 @@ Status BulkLane::Execute(const Work& work) {
   const TimePoint began = timed_ ? Now() : TimePoint{};
   const std::uint64_t before = executor_->moved_bytes();
   Status status = executor_->Execute(work.agreed);
-  if (timed_ && status.ok()) {
+  // How long it takes to put something on a stream says nothing.
+  const auto is_on_device = [](const Agreed& each) { return IsOnDevice(each->params); };
+  if (timed_ && status.ok() && std::ranges::none_of(work.agreed, is_on_device)) {
     const std::lock_guard lock(backlog_mutex_);
     timings_.push_back({executor_->moved_bytes() - before, began, Now()});
   }

@@ -19,8 +19,8 @@
 
 namespace hora {
 
-// Whether what was agreed takes the bulk lane: large, of unknown size, or of a negative priority. A
-// function of agreed data, so all ranks say the same.
+// Whether what was agreed takes the bulk lane: large, of unknown size, of a negative priority, or
+// on a device, which has one order only. A function of agreed data, so all ranks say the same.
 bool IsBulk(const Response& response, int size, const Tuning& tuning);
 // What that will be, as far as a submission tells.
 bool WillBeBulk(const OpParams& params, std::uint64_t bytes, const Tuning& tuning);
@@ -42,7 +42,7 @@ class BulkLane {
     TimePoint began, ended;
   };
 
-  // `timed`: keep timings.
+  // Of an executor with a device. `timed`: keep timings.
   BulkLane(std::unique_ptr<Executor> executor, bool timed)
       : executor_(std::move(executor)), timed_(timed) {}
 
@@ -61,14 +61,16 @@ class BulkLane {
     return std::unique_lock(running_mutex_, std::try_to_lock);
   }
 
-  std::vector<Timing> TakeTimings();  // of works since the last call
+  std::vector<Timing> TakeTimings();  // of works since the last call; none of what is on a device
+
+  DeviceLane& device() const { return *executor_->device(); }
 
  private:
   std::optional<Work> Next();
   Status Execute(const Work& work);
 
   std::mutex running_mutex_;  // whoever has it runs the executor
-  std::unique_ptr<Executor> executor_;
+  const std::unique_ptr<Executor> executor_;
   const bool timed_;
   std::atomic<bool> running_{false};
 

@@ -93,7 +93,7 @@ std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
                         .ranks_on_host = topology_.local_size,
                         .tunables = tunables_,
                         .config = config_,
-                        .result_memory = result_memory_,
+                        .resources = {.result_memory = result_memory_, .device = device_},
                         .observer = &observers_,
                         .autotune = id == 0 ? autotune_.get() : nullptr,
                         .on_failure = [this](const Status& cause) { FailAll(cause); }});

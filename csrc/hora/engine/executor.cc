@@ -39,22 +39,14 @@ std::vector<std::int64_t> RowsByRank(const Response& response, std::size_t tenso
   return rows;
 }
 
-// Memory for `rows` together, whose number only became known with the agreement.
-std::shared_ptr<Gathered> Allocate(std::vector<std::int64_t> rows, TensorView& view,
-                                   const std::shared_ptr<ResultMemory>& memory) {
-  view.shape = view.shape.WithFirstDim(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}));
-  auto gathered = std::make_shared<Gathered>(std::move(rows), view.nbytes(), memory);
-  view.data = gathered->bytes().data();
-  return gathered;
-}
-
 }  // namespace
 
 Executor::Executor(ExecutorOptions options,
-                   std::vector<std::unique_ptr<CollectiveBackend>> backends, TensorQueue& queue,
-                   Observer& observer)
+                   std::vector<std::unique_ptr<CollectiveBackend>> backends,
+                   std::unique_ptr<DeviceLane> device, TensorQueue& queue, Observer& observer)
     : options_(std::move(options)),
       backends_(std::move(backends)),
+      device_(std::move(device)),
       queue_(queue),
       observer_(observer),
       plan_(options_.size) {
@@ -100,6 +92,12 @@ void Executor::Begin(std::span<const Agreed> agreed) {
 Status Executor::ExecuteBatch(const Batch& batch, std::span<const Agreed> agreed) {
   const Response& first = *agreed[batch.members.front().response];
   Status status;
+  mark_.reset();
+  if (IsOnDevice(batch.params)) {
+    bool refused = false;
+    status = OpenDevice(batch, refused);
+    if (!status.ok() || refused) return status;
+  }
   switch (batch.params.kind) {
     case OpKind::kBarrier:  // all ranks have arrived, which is all that these ask for
     case OpKind::kJoin:
@@ -117,11 +115,9 @@ Status Executor::ExecuteBatch(const Batch& batch, std::span<const Agreed> agreed
 Status Executor::Fused(const Batch& batch, std::span<const Agreed> agreed) {
   const Response& first = *agreed[batch.members.front().response];
   buffers_.clear();
-  if (first.absent.Contains(options_.rank)) {
-    MakeScratch(batch, agreed);
-  } else {
-    FindBuffers(batch, agreed);
-  }
+  const bool is_absent = first.absent.Contains(options_.rank);
+  Status status = is_absent ? MakeScratch(batch, agreed) : FindBuffers(batch, agreed);
+  if (!status.ok()) return status;
   CollectiveCall call{.params = batch.params,
                       .size = options_.size,
                       .bytes_per_rank = batch.bytes_per_rank,
@@ -139,11 +135,28 @@ Status Executor::Fused(const Batch& batch, std::span<const Agreed> agreed) {
 
 // A function of agreed data: the ranks meet for it, whatever each of them finds.
 bool Executor::IsWorthPlacing(const CollectiveCall& call) const {
-  return call.params.kind == OpKind::kAllreduce && call.absent.empty() &&
-         call.bytes_per_rank[0] > options_.tuning.small_allreduce_bytes;
+  return call.params.kind == OpKind::kAllreduce && !IsOnDevice(call.params) &&
+         call.absent.empty() && call.bytes_per_rank[0] > options_.tuning.small_allreduce_bytes;
 }
 
-void Executor::FindBuffers(const Batch& batch, std::span<const Agreed> agreed) {
+// Refused: some rank of the set has no GPU; all ranks know which, and go on with other things.
+Status Executor::OpenDevice(const Batch& batch, bool& refused) {
+  Check(device_ != nullptr, "operations on a device take the lane that has one");
+  if (Status status = device_->Open(); !status.ok()) return status;
+  refused = !device_->refusal().ok();
+  for (const Batch::Member& member : batch.members) {
+    TensorEntry*& entry = in_flight_[member.response].entry;
+    if (entry == nullptr) continue;
+    if (refused) {
+      Refuse(std::exchange(entry, nullptr), device_->refusal());
+    } else if (Status status = device_->StartAfter(entry->ready); !status.ok()) {
+      return status;
+    }
+  }
+  return Status::Ok();
+}
+
+Status Executor::FindBuffers(const Batch& batch, std::span<const Agreed> agreed) {
   for (const Batch::Member& member : batch.members) {
     const TensorEntry& entry = *in_flight_[member.response].entry;
     if (member.tensor == 0) {
@@ -153,42 +166,65 @@ void Executor::FindBuffers(const Batch& batch, std::span<const Agreed> agreed) {
       buffers_.push_back({pair.input, pair.output});
     }
     if (batch.params.kind != OpKind::kAllgather) continue;
-    AllocateGathered(member, *agreed[member.response], buffers_.back().output);
+    const Response& response = *agreed[member.response];
+    TensorView& output = buffers_.back().output = ViewOf(response.params, member.tensor);
+    Result<std::shared_ptr<Gathered>> gathered =
+        Allocate(RowsByRank(response, member.tensor), output);
+    if (!gathered) return gathered.error();
+    auto& results = in_flight_[member.response].gathered;
+    results.resize(response.params.tensor_count());
+    results[member.tensor] = std::move(*gathered);
   }
+  return Status::Ok();
 }
 
-void Executor::AllocateGathered(const Batch::Member& member, const Response& response,
-                                TensorView& output) {
-  auto& gathered = in_flight_[member.response].gathered;
-  gathered.resize(response.params.tensor_count());
-  output = ViewOf(response.params, member.tensor);
-  gathered[member.tensor] =
-      Allocate(RowsByRank(response, member.tensor), output, options_.result_memory);
+Result<std::shared_ptr<Gathered>> Executor::Allocate(std::vector<std::int64_t> rows,
+                                                     TensorView& view) {
+  view.shape = view.shape.WithFirstDim(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}));
+  std::shared_ptr<Gathered> gathered;
+  if (view.device.type == DeviceType::kCpu) {
+    gathered = std::make_shared<Gathered>(std::move(rows), view.nbytes(), options_.result_memory);
+  } else {
+    Result<std::shared_ptr<std::byte>> memory = device_->AllocateResult(view.nbytes());
+    if (!memory) return Fail(std::move(memory.error()));
+    gathered = std::make_shared<Gathered>(std::move(rows), view.nbytes(), device_->device(),
+                                          std::move(*memory));
+  }
+  view.data = gathered->bytes().data();
+  return gathered;
 }
 
 // This rank has joined: it takes part in the work with memory that nobody reads.
-void Executor::MakeScratch(const Batch& batch, std::span<const Agreed> agreed) {
+Status Executor::MakeScratch(const Batch& batch, std::span<const Agreed> agreed) {
   std::size_t needed = 0;
   for (const Batch::Member& member : batch.members) {
     const TensorView view = ViewOf(agreed[member.response]->params, member.tensor);
     buffers_.push_back({view, view});
     needed += AlignedBytes(view);
   }
-  if (needed > scratch_.size()) scratch_.resize(needed);
-  std::byte* next = scratch_.data();
+  Result<std::byte*> next = Scratch(needed, batch.params.device);
+  if (!next) return next.error();
   for (MemberBuffers& each : buffers_) {
-    each.input.data = each.output.data = next;
-    next += AlignedBytes(each.input);
+    each.input.data = each.output.data = *next;
+    *next += AlignedBytes(each.input);
   }
+  return Status::Ok();
+}
+
+Result<std::byte*> Executor::Scratch(std::size_t bytes, const Device& device) {
+  if (device.type == DeviceType::kCpu) {
+    if (bytes > scratch_.size()) scratch_.resize(bytes);
+    return scratch_.data();
+  }
+  const Result<std::span<std::byte>> memory = device_->Scratch(bytes);
+  if (!memory) return Fail(memory.error());
+  return memory->data();
 }
 
 Status Executor::Alltoall(const Batch& batch, const Response& response) {
   InFlight& in_flight = in_flight_[batch.members.front().response];
   TensorEntry& entry = *in_flight.entry;
-  const OpParams integers{.kind = OpKind::kAllgather,
-                          .dtype = DType::kInt64,
-                          .device = response.params.device,
-                          .shape = Shape{0}};
+  const OpParams integers{.kind = OpKind::kAllgather, .dtype = DType::kInt64, .shape = Shape{0}};
   Result<SplitTable> table = ExchangeSplits(BackendFor(integers), integers, entry.splits);
   if (!table) return table.error();
   const TensorView& input = entry.input;
@@ -201,7 +237,9 @@ Status Executor::Alltoall(const Batch& batch, const Response& response) {
 
   TensorView output = ViewOf(response.params, 0);
   std::vector<std::int64_t> received = table->ReceivedBy(options_.rank);
-  in_flight.gathered.push_back(Allocate(received, output, options_.result_memory));
+  Result<std::shared_ptr<Gathered>> gathered = Allocate(received, output);
+  if (!gathered) return gathered.error();
+  in_flight.gathered.push_back(std::move(*gathered));
   CollectiveCall call{.params = batch.params,
                       .size = options_.size,
                       .bytes_per_rank = std::move(*bytes),
@@ -216,14 +254,25 @@ Status Executor::Run(CollectiveCall& call, const Batch& batch, const Response& f
   for (const ByteStream& input : call.inputs) bytes += input.size();
   moved_bytes_ += bytes;
   observer_.OnBatchBegin(label, batch.members.size(), bytes);
-  const Status status = IsAdasum(batch.params)
-                            ? RunAdasum(BackendForAdasum(call.params), options_.rank, call)
-                            : BackendFor(batch.params).Execute(call);
+  const Status status = Dispatch(call);
   if (call.in_place != nullptr && call.in_place->done) {
     observer_.OnInPlace(label, call.in_place->bytes);
   }
   observer_.OnBatchEnd(label, status);
   return status;
+}
+
+Status Executor::Dispatch(CollectiveCall& call) {
+  if (!IsOnDevice(call.params)) {
+    return IsAdasum(call.params) ? RunAdasum(BackendForAdasum(call.params), options_.rank, call)
+                                 : BackendFor(call.params).Execute(call);
+  }
+  call.stream = device_->stream();
+  if (Status status = device_->BackendFor(call.params).Execute(call); !status.ok()) return status;
+  Result<EventPool::Lease> mark = device_->Mark();
+  if (!mark) return mark.error();
+  mark_ = std::move(*mark);
+  return Status::Ok();
 }
 
 // Operations whose last tensors were in the batch are done. Their names are free before anybody can
@@ -242,7 +291,7 @@ void Executor::BatchDone(const Batch& batch, std::span<const Agreed> agreed) {
     const Response& response = *agreed[done_[i]];
     const OpKind kind = response.params.kind;
     observer_.OnComplete({options_.process_set, kind, response.name}, Status::Ok());
-    Outcome outcome{.gathered = std::move(in_flight_[done_[i]].gathered)};
+    Outcome outcome{.gathered = std::move(in_flight_[done_[i]].gathered), .on_device = mark_};
     if (kind == OpKind::kJoin) outcome.last_joined = options_.names.Of(response.params.root_rank);
     handles_[i]->Complete(Status::Ok(), std::move(outcome));
   }

@@ -10,6 +10,7 @@
 
 #include "hora/base/status.h"
 #include "hora/collectives/collective_backend.h"
+#include "hora/engine/device_lane.h"
 #include "hora/engine/placement.h"
 #include "hora/fusion/fusion_plan.h"
 #include "hora/fusion/pack.h"
@@ -34,11 +35,13 @@ struct ExecutorOptions {
 };
 
 // Owns the backends; uses the queue and the observer. Progress context only. Blocks while data
-// moves. The steady state of a cached allreduce keeps its buffers.
+// moves; what is on a device is done for a handle once it is on the stream. The steady state of a
+// cached allreduce keeps its buffers.
 class Executor {
  public:
+  // `device` does what is on a GPU, and may use the backends; null: this lane gets none of that.
   Executor(ExecutorOptions options, std::vector<std::unique_ptr<CollectiveBackend>> backends,
-           TensorQueue& queue, Observer& observer);
+           std::unique_ptr<DeviceLane> device, TensorQueue& queue, Observer& observer);
 
   // Completes the handle of every response, once all its tensors are done. Not OK: the data plane
   // is lost, and the handles of this and later batches are still open.
@@ -53,6 +56,7 @@ class Executor {
   void LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap);
 
   std::uint64_t moved_bytes() const { return moved_bytes_; }  // contributed here, by all so far
+  DeviceLane* device() const { return device_.get(); }        // any thread
 
  private:
   // An operation of the present Execute.
@@ -66,10 +70,14 @@ class Executor {
   Status ExecuteBatch(const Batch& batch, std::span<const Agreed> agreed);
   Status Fused(const Batch& batch, std::span<const Agreed> agreed);
   Status Alltoall(const Batch& batch, const Response& response);
+  Status OpenDevice(const Batch& batch, bool& refused);
+  Status Dispatch(CollectiveCall& call);
   Status Run(CollectiveCall& call, const Batch& batch, const Response& first);
-  void FindBuffers(const Batch& batch, std::span<const Agreed> agreed);
-  void MakeScratch(const Batch& batch, std::span<const Agreed> agreed);
-  void AllocateGathered(const Batch::Member& member, const Response& response, TensorView& output);
+  Status FindBuffers(const Batch& batch, std::span<const Agreed> agreed);
+  Status MakeScratch(const Batch& batch, std::span<const Agreed> agreed);
+  Result<std::byte*> Scratch(std::size_t bytes, const Device& device);
+  // Memory for `rows` together, whose number only became known with the agreement.
+  Result<std::shared_ptr<Gathered>> Allocate(std::vector<std::int64_t> rows, TensorView& view);
   void BatchDone(const Batch& batch, std::span<const Agreed> agreed);
   bool IsWorthPlacing(const CollectiveCall& call) const;
   int DivisorOf(const Response& response) const;
@@ -78,12 +86,14 @@ class Executor {
 
   ExecutorOptions options_;
   std::vector<std::unique_ptr<CollectiveBackend>> backends_;
+  const std::unique_ptr<DeviceLane> device_;
   TensorQueue& queue_;
   Observer& observer_;
   FusionPlan plan_;
   std::vector<InFlight> in_flight_;     // by response
   std::vector<MemberBuffers> buffers_;  // by member of the present batch
   std::vector<std::byte> scratch_;      // what an absent rank works on; kept while it is absent
+  EventPool::Lease mark_;               // of the present batch, where it is on a device
   std::optional<Placement> placement_;  // once the set has symmetric memory
   std::uint64_t moved_bytes_ = 0;
   // Of BatchDone, kept for their memory.

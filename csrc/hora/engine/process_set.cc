@@ -57,6 +57,15 @@ std::vector<std::unique_ptr<CollectiveBackend>> ListOf(std::unique_ptr<Collectiv
   return backends;
 }
 
+std::unique_ptr<Executor> MakeExecutor(const ProcessSetOptions& options, Lane lane,
+                                       const WaitPolicy& wait, const Interruption& interruption,
+                                       TensorQueue& queue) {
+  std::unique_ptr<CollectiveBackend> host = MakeBackend(options, lane, wait, interruption);
+  std::unique_ptr<DeviceLane> device = MakeDeviceLane(options, lane, *host, interruption);
+  return std::make_unique<Executor>(ForExecutor(options, lane), ListOf(std::move(host)),
+                                    std::move(device), queue, *options.observer);
+}
+
 std::uint64_t BytesOf(const TensorEntry& entry) {
   std::uint64_t bytes = entry.input.nbytes();
   for (const TensorPair& pair : entry.rest) bytes += pair.input.nbytes();
@@ -75,16 +84,15 @@ ProcessSet::ProcessSet(ProcessSetOptions options)
       control_(Connect(options_)),
       negotiator_(ForNegotiator(options_)),
       urgent_(ForExecutor(options_, Lane::kUrgent),
-              ListOf(MakeBackend(options_, Lane::kUrgent, wait_policy_)), queue_,
+              ListOf(MakeBackend(options_, Lane::kUrgent, wait_policy_)), nullptr, queue_,
               *options_.observer),
-      bulk_(std::make_unique<Executor>(
-                ForExecutor(options_, Lane::kBulk),
-                ListOf(MakeBackend(options_, Lane::kBulk, wait_policy_,
-                                   {.wanted = [this] { return HasWork() || urgent_waiters_ != 0; },
-                                    .give_way = [this] { return GiveWay(); }})),
-                queue_, *options_.observer),
+      bulk_(MakeExecutor(options_, Lane::kBulk, wait_policy_,
+                         {.wanted = [this] { return HasWork() || urgent_waiters_ != 0; },
+                          .give_way = [this] { return GiveWay(); }},
+                         queue_),
             /*timed=*/options_.autotune != nullptr),
       ordered_(MakeBackend(options_, Lane::kOrdered, wait_policy_)),
+      ordered_device_(MakeDeviceLane(options_, Lane::kOrdered, *ordered_)),
       tuning_(options_.tunables.tuning),
       next_tick_(TimePoint::max().time_since_epoch().count()),
       background_([this](std::stop_token stop) { RunInBackground(std::move(stop)); }) {}
@@ -98,8 +106,11 @@ Tuning ProcessSet::tuning() const {
 
 Status ProcessSet::Submit(TensorEntry&& entry, bool will_wait) {
   Status status = CheckSubmission(entry, options_.rank, size(), options_.names);
-  if (!status.ok()) return InProcessSet(options_.id, std::move(status));
   const Request& request = entry.request;
+  if (status.ok() && IsOnDevice(request.params)) {
+    status = ChooseDevice(request, *options_.resources.device);
+  }
+  if (!status.ok()) return InProcessSet(options_.id, std::move(status));
   const std::uint64_t bytes = BytesOf(entry);
   options_.observer->OnSubmit({options_.id, request.params.kind, request.name}, bytes);
   entry.handle->set_bulk(WillBeBulk(request.params, bytes, options_.tunables.tuning));
@@ -204,6 +215,8 @@ void ProcessSet::RunBulk(const std::function<bool()>& enough) {
   } catch (const std::exception& failure) {
     Fail(Error(StatusCode::kInternal, "rank {}: {}", global_rank(), failure.what()));
   }
+  const bool sleeps = bell().sleepers(Sleep::kIdle) + bell().sleepers(Sleep::kBackup) != 0;
+  if (sleeps && NeedsDeviceWatch()) bell().Wake();
 }
 
 // A large collective must not keep small ones waiting, be it for agreement or for this core.
@@ -331,6 +344,7 @@ void ProcessSet::Fail(const Status& cause) {
   next_tick_.store(TimePoint::max().time_since_epoch().count());
   board_->Abort(global_rank(), InProcessSet(options_.id, cause));
   if (options_.network != nullptr) options_.network->Abort();
+  AbortDevices(cause);
 }
 
 // Handles may only be given up when no lane touches their memory any more; the abort sees to that
@@ -350,18 +364,6 @@ void ProcessSet::CloseIfFailed() {
   if (options_.on_failure) options_.on_failure(cause);
 }
 
-Status ProcessSet::RunOrdered(CollectiveCall& call) {
-  const std::lock_guard lock(ordered_mutex_);
-  if (failing_.load()) return board_->abort_status();
-  if (ordered_ == nullptr) {
-    return InProcessSet(options_.id,
-                        Error(StatusCode::kShutDown, "rank {} has left", global_rank()));
-  }
-  Status status = ordered_->Execute(call);
-  if (!status.ok()) Fail(status);
-  return status;
-}
-
 Status ProcessSet::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap,
                                           Duration patience) {
   symmetric_ = std::move(heap);
@@ -375,7 +377,7 @@ Status ProcessSet::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> h
 void ProcessSet::RunInBackground(std::stop_token stop) {
   const std::stop_callback wake_to_stop(stop, [this] { bell().Wake(); });
   const auto must_wake = [&] {
-    if (stop.stop_requested() || NeedsBulkRunner()) return true;
+    if (stop.stop_requested() || NeedsBulkRunner() || NeedsDeviceWatch()) return true;
     return !bell().attended() && (unarmed_.load() || (HasWork() && !progressing_.load()));
   };
   const auto enough = [&] { return bulk_waiters_.load() != 0; };
@@ -388,6 +390,7 @@ void ProcessSet::RunInBackground(std::stop_token stop) {
     const bool runs = NeedsBulkRunner();
     if (runs) RunBulk(enough);
     CloseIfFailed();
+    WatchDevice();
     if (worked || runs) continue;
     const Sleep depth = queue_.pending() != 0 ? Sleep::kBackup : Sleep::kIdle;
     // Whoever attends looks at the network itself; here, each message would only take the core.
@@ -397,7 +400,7 @@ void ProcessSet::RunInBackground(std::stop_token stop) {
       unarmed_.store(false);
     }
     const bool looks_again = backed_up_.load() || unarmed_.load();
-    const Duration longest = looks_again ? kNextLook : kLongestSleep;
+    const Duration longest = looks_again ? kNextLook : watching_ ? kNextDeviceLook : kLongestSleep;
     bell().SleepUnless(must_wake, depth, std::min(tick, Now() + longest));
   }
 }
@@ -418,6 +421,7 @@ void ProcessSet::CollectSubmissions(const std::stop_token& stop) {
 void ProcessSet::Abort(const Status& cause) {
   board_->Abort(global_rank(), cause);
   if (options_.network != nullptr) options_.network->Abort();
+  AbortDevices(cause);
   bell().Wake();
 }
 
@@ -434,12 +438,14 @@ void ProcessSet::LeaveGroup(Duration patience) {
   const TimePoint deadline = Now() + patience;
   std::unique_lock ordered(ordered_mutex_, std::defer_lock);
   const auto busy = [&] {
-    return queue_.pending() != 0 || !bulk_.idle() || !(ordered.owns_lock() || ordered.try_lock());
+    return queue_.pending() != 0 || !bulk_.idle() || bulk_.device().is_busy() ||
+           !(ordered.owns_lock() || ordered.try_lock());
   };
   const auto can_go_on = [&] {
     return !busy() || failed_.load() || (HasWork() && !progressing_.load()) || NeedsBulkRunner();
   };
   while (busy() && !failed_.load() && Now() < deadline) {
+    if (Status status = bulk_.device().Check(); !status.ok()) Fail(status);
     if (SpinUntil(wait_policy_, can_go_on)) {
       if (!HasWork() || !TryProgress()) YieldCore();
       RunBulk([] { return false; });

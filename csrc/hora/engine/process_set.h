@@ -49,8 +49,9 @@ class ProcessSet {
   const TensorQueue& queue() const { return queue_; }
   Tuning tuning() const;  // in force
 
-  // Checks the entry and enqueues it. `will_wait`: the caller calls Wait next, so nobody need be
-  // woken. A broadcast's root_rank is a place in the set.
+  // Checks the entry and enqueues it. The first one on a GPU chooses it for the rank. `will_wait`:
+  // the caller calls Wait next, so nobody need be woken. A broadcast's root_rank is a place in the
+  // set.
   Status Submit(TensorEntry&& entry, bool will_wait);
 
   // Nothing more will be submitted for now: what has been need not wait for company. Does nothing
@@ -61,8 +62,10 @@ class ProcessSet {
   WakeReason Wait(const Handle& handle, TimePoint deadline);
 
   // A collective in program order, without negotiation: every rank makes the same calls in the same
-  // order, whatever it submits by name besides. Blocks until done. A call that other threads make
-  // meanwhile waits its turn. Not OK: the set is lost.
+  // order, whatever it submits by name besides. Blocks until done; memory of a GPU: until it is on
+  // call.stream, which nobody else looks after. A call that other threads make meanwhile waits its
+  // turn. Not OK: the set is lost, except for kInvalidArgument and kResource of a GPU that is not
+  // there.
   Status RunOrdered(CollectiveCall& call);
 
   // From one operation on, the same on every rank, allreduces reduce memory of `heap` in place.
@@ -78,8 +81,11 @@ class ProcessSet {
   void Leave(Duration patience = kShutdownPatience);
 
  private:
+  static constexpr Duration kNextDeviceLook = std::chrono::milliseconds(100);
+
   bool HasWork() const;  // for the progress context
   bool NeedsBulkRunner() const;
+  bool NeedsDeviceWatch() const;
   void Work(const Handle& awaited);
   bool TryProgress();  // false when another thread has the progress lock
   void RunBulk(const std::function<bool()>& enough);
@@ -90,6 +96,8 @@ class ProcessSet {
   void AnnounceSymmetricMemory(std::span<const Agreed> agreed);
   Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
+  void AbortDevices(const Status& cause);
+  void WatchDevice();  // background thread
   void FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint ended);
   void Fail(const Status& cause);  // any thread
   void CloseIfFailed();            // no lock held
@@ -121,7 +129,8 @@ class ProcessSet {
   BulkLane bulk_;
 
   std::mutex ordered_mutex_;
-  std::unique_ptr<CollectiveBackend> ordered_;  // ordered_mutex_
+  std::unique_ptr<CollectiveBackend> ordered_;        // ordered_mutex_
+  const std::unique_ptr<DeviceLane> ordered_device_;  // ordered_mutex_, but to abort it
 
   std::shared_ptr<const SymmetricHeap> symmetric_;  // not touched while the next is true
   std::atomic<bool> symmetric_is_new_{false};       // the lanes have yet to hear of it
@@ -137,8 +146,10 @@ class ProcessSet {
   std::atomic<bool> collecting_{false};   // the background thread lets small submissions gather
   std::atomic<bool> flushed_{false};      // … which it need not any longer
   std::atomic<bool> unarmed_{false};      // the background thread sleeps, and no message wakes it
+  std::atomic<bool> watching_{false};     // the background thread looks after the device
   std::atomic<bool> backed_up_{false};    // the control plane has something that it could not send
   std::atomic<Duration::rep> next_tick_;  // since the clock's epoch
+  TimePoint next_look_{};                 // at the device; of the background thread
   bool left_ = false;
   std::jthread background_;  // last: uses all of the above
 };

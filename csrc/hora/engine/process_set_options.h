@@ -7,6 +7,7 @@
 #include "hora/base/config.h"
 #include "hora/base/status.h"
 #include "hora/engine/autotune.h"
+#include "hora/engine/rank_device.h"
 #include "hora/engine/set_network.h"
 #include "hora/observe/observer.h"
 #include "hora/shm/board.h"
@@ -16,6 +17,12 @@
 #include "hora/wire/tunables.h"
 
 namespace hora {
+
+// What the sets of a rank share.
+struct RankResources {
+  std::shared_ptr<ResultMemory> result_memory;  // null: each result in new memory
+  std::shared_ptr<RankDevice> device;
+};
 
 struct ProcessSetOptions {
   int id = 0;    // 0: the global set
@@ -27,9 +34,9 @@ struct ProcessSetOptions {
   int ranks_on_host = 1;                // of the job, that share its cores
   Tunables tunables;
   Config config;
-  std::shared_ptr<ResultMemory> result_memory;  // null: each result in new memory
-  Observer* observer = nullptr;                 // outlives the set
-  Autotune* autotune = nullptr;                 // the root of the global set only; outlives the set
+  RankResources resources;
+  Observer* observer = nullptr;  // outlives the set
+  Autotune* autotune = nullptr;  // the root of the global set only; outlives the set
   // Called at most once, on any thread, with the progress lock held, when the set has failed
   // closed.
   std::function<void(const Status&)> on_failure;

@@ -46,9 +46,8 @@ Status RankDevice::ChooseLocked(int index) {
   }
   if (index_) {
     return Error(StatusCode::kInvalidArgument,
-                 "rank {} works on cuda:{}, and cannot on cuda:{} besides: a rank has one GPU. "
-                 "Choose it before the first tensor is made, as with "
-                 "torch.cuda.set_device(hvd.local_rank())",
+                 "rank {} works on cuda:{}, and cannot on cuda:{} besides: a rank has one GPU, "
+                 "which hvd.set_device() chooses before the first operation",
                  rank_, *index_, index);
   }
   events_ = std::make_shared<EventPool>(runtime_, index);

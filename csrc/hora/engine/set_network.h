@@ -50,6 +50,9 @@ class SetNetwork {
                                                  std::unique_ptr<CollectiveBackend> inside,
                                                  TcpBackendOptions options);
 
+  const std::shared_ptr<Store>& store() const { return store_; }
+  std::uint64_t generation() const { return generation_; }  // of the job
+
   // Ends what libraries are doing, which do not look at the board.
   void Abort() const noexcept;
 

@@ -1,8 +1,10 @@
 #include "hora/engine/set_wiring.h"
 
+#include <functional>
 #include <utility>
 #include <vector>
 
+#include "hora/base/format.h"
 #include "hora/collectives/shm/shm_backend.h"
 #include "hora/control/shm_link.h"
 #include "hora/negotiation/tree_position.h"
@@ -23,6 +25,12 @@ RankNames NamesOnBoard(const ProcessSetOptions& options) {
     global.push_back(options.names.Of(options.layout.first_of(host) + i));
   }
   return RankNames(std::move(global));
+}
+
+// Why the set has ended.
+std::function<Status()> LossOf(const ProcessSetOptions& options) {
+  return
+      [board = options.board] { return board->aborted() ? board->abort_status() : Status::Ok(); };
 }
 
 // A link through the rings of this host, or over the network to another one.
@@ -71,7 +79,7 @@ ExecutorOptions ForExecutor(const ProcessSetOptions& options, Lane lane) {
           .tuning = options.tunables.tuning,
           .join_divides_by_size = options.tunables.join_divides_by_size != 0,
           .bulk = lane == Lane::kBulk,
-          .result_memory = options.result_memory};
+          .result_memory = options.resources.result_memory};
 }
 
 std::unique_ptr<CollectiveBackend> MakeBackend(const ProcessSetOptions& options, Lane lane,
@@ -84,13 +92,32 @@ std::unique_ptr<CollectiveBackend> MakeBackend(const ProcessSetOptions& options,
                                     .names = NamesOnBoard(options),
                                     .interruption = interruption});
   if (options.network == nullptr) return inside;
-  const std::shared_ptr<Board>& board = options.board;
-  const auto lost = [board] { return board->aborted() ? board->abort_status() : Status::Ok(); };
   return options.network->MakeBackend(lane, std::move(inside),
                                       {.wait = wait,
                                        .patience = options.config.stall_abort,
-                                       .lost = lost,
+                                       .lost = LossOf(options),
                                        .interruption = std::move(interruption)});
+}
+
+std::unique_ptr<DeviceLane> MakeDeviceLane(const ProcessSetOptions& options, Lane lane,
+                                           CollectiveBackend& host, Interruption interruption) {
+  const bool alone = options.network == nullptr;
+  const std::uint64_t generation = alone ? 0 : options.network->generation();
+  return std::make_unique<DeviceLane>(
+      host, options.resources.device,
+      DeviceLaneOptions{
+          .rank = options.rank,
+          .names = options.names,
+          .layout = options.layout,
+          .name = fmt::format("process set {}{}", options.id,
+                              lane == Lane::kOrdered ? " in program order" : ""),
+          .key = fmt::format("{}.{}.{}", generation, options.id, static_cast<int>(lane)),
+          .wanted = options.config.device.backend,
+          .nccl_library = options.config.device.nccl_library,
+          .patience = options.config.stall_abort,
+          .lost = LossOf(options),
+          .interruption = std::move(interruption),
+          .store = alone ? nullptr : options.network->store()});
 }
 
 }  // namespace hora

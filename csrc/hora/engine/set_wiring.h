@@ -7,6 +7,7 @@
 #include "hora/collectives/collective_backend.h"
 #include "hora/collectives/interruption.h"
 #include "hora/engine/control_plane.h"
+#include "hora/engine/device_lane.h"
 #include "hora/engine/executor.h"
 #include "hora/engine/process_set_options.h"
 #include "hora/negotiation/negotiator.h"
@@ -24,5 +25,9 @@ ExecutorOptions ForExecutor(const ProcessSetOptions& options, Lane lane);
 std::unique_ptr<CollectiveBackend> MakeBackend(const ProcessSetOptions& options, Lane lane,
                                                const WaitPolicy& wait,
                                                Interruption interruption = {});
+
+// The same lane's operations on this rank's GPU; `host` is what MakeBackend has made.
+std::unique_ptr<DeviceLane> MakeDeviceLane(const ProcessSetOptions& options, Lane lane,
+                                           CollectiveBackend& host, Interruption interruption = {});
 
 }  // namespace hora

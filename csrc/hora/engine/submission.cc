@@ -59,13 +59,19 @@ Status CheckParts(const TensorEntry& entry) {
                                       request.params.tensor_count()));
 }
 
+// Where there is no memory, the device is nobody's.
 Status CheckDevices(const TensorEntry& entry) {
   const Request& request = entry.request;
+  const Device& needed = request.params.device;
   for (std::size_t i = 0; i < request.params.tensor_count(); ++i) {
-    const Device& device = i == 0 ? request.params.device : InputOf(entry, i).device;
-    if (device.type == DeviceType::kCpu) continue;
-    return Invalid(request, fmt::format("{} is on {}; this build moves CPU tensors only",
-                                        Which(request, i), device.ToString()));
+    for (const TensorView* view : {&InputOf(entry, i), &OutputOf(entry, i)}) {
+      if (view->data == nullptr || view->device == needed) continue;
+      const bool is_output = view == &OutputOf(entry, i);
+      return Invalid(request, fmt::format("{}{} is on {}, but the operation on {}; all its tensors "
+                                          "and outputs are on one device",
+                                          is_output ? "the output of " : "", Which(request, i),
+                                          view->device.ToString(), needed.ToString()));
+    }
   }
   return Status::Ok();
 }
@@ -240,6 +246,12 @@ Status CheckSubmission(const TensorEntry& entry, int rank, int size, const RankN
       return Status::Ok();
   }
   return Invalid(entry.request, "unknown kind of operation");
+}
+
+Status ChooseDevice(const Request& request, RankDevice& device) {
+  Status status = device.Choose(request.params.device.index);
+  if (status.code() != StatusCode::kInvalidArgument) return Status::Ok();
+  return Invalid(request, status.message());
 }
 
 }  // namespace hora

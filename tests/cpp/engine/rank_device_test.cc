@@ -32,8 +32,8 @@ TEST(RankDevice, IsTheOneThatIsChosenFirst) {
   const Status other = device.Choose(0);
   EXPECT_EQ(other.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(other.message(),
-            "rank 3 works on cuda:1, and cannot on cuda:0 besides: a rank has one GPU. Choose it "
-            "before the first tensor is made, as with torch.cuda.set_device(hvd.local_rank())");
+            "rank 3 works on cuda:1, and cannot on cuda:0 besides: a rank has one GPU, which "
+            "hvd.set_device() chooses before the first operation");
   EXPECT_EQ(device.index(), 1);
 }
 

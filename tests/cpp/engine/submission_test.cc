@@ -97,14 +97,34 @@ TEST(CheckSubmission, NamesRootsAndDevicesAreChecked) {
   entry.request.params.root_rank = 3;
   ExpectRefused(entry, {"root_rank 3", "0 to 2"});
   entry = EntryOf(OpKind::kAllreduce, {4});
-  entry.request.params.device.type = DeviceType::kCuda;
-  ExpectRefused(entry, {"cuda", "CPU tensors only"});
   entry.request.name = "";
   EXPECT_EQ(CheckSubmission(entry, 0, 3).code(), StatusCode::kInvalidArgument);
   entry = EntryOf(OpKind::kJoin, {});
   ExpectRefused(entry, {"'join.noname'", "of joins"});
   entry.request.name = kJoinName;
   EXPECT_TRUE(CheckSubmission(entry, 0, 3).ok());
+}
+
+TEST(CheckSubmission, AllTensorsAreOnOneDevice) {
+  std::byte memory[16];
+  const auto on = [&](DeviceType type, std::int16_t index) {
+    TensorView view = ViewOf({4});
+    view.data = memory;
+    view.device = {type, index};
+    return view;
+  };
+  TensorEntry entry = EntryOf(OpKind::kAllreduce, {4});
+  entry.request.params.device = {DeviceType::kCuda, 1};
+  entry.input = entry.output = on(DeviceType::kCuda, 1);
+  EXPECT_TRUE(CheckSubmission(entry, 0, 3).ok());
+  entry.output = on(DeviceType::kCpu, 0);
+  ExpectRefused(entry, {"the output of the tensor is on cpu", "the operation on cuda:1"});
+  entry.output = on(DeviceType::kCuda, 1);
+  entry.request.params.rest.push_back({DType::kFloat32, {4}});
+  entry.rest.push_back({on(DeviceType::kCuda, 0), on(DeviceType::kCuda, 1)});
+  ExpectRefused(entry, {"tensor 2 of 2 is on cuda:0", "the operation on cuda:1"});
+  entry.rest[0].input = ViewOf({4});
+  EXPECT_TRUE(CheckSubmission(entry, 0, 3).ok()) << "what has no memory is nowhere";
 }
 
 }  // namespace

@@ -50,12 +50,19 @@ Topology TopologyOf(int rank, const RankGroupOptions& options) {
 // How each rank comes to its group.
 using Former = std::function<Result<JobGroup>(const Topology& topology)>;
 
+RankDevice::Open Opener(int rank, const RankGroupOptions& options) {
+  return [options, rank]() -> Result<std::shared_ptr<DeviceRuntime>> {
+    if (options.device != nullptr && !options.without_device.Contains(rank)) return options.device;
+    return Fail(Error(StatusCode::kResource, "this test has no GPU"));
+  };
+}
+
 void RunRank(int rank, const RankGroupOptions& options, const Former& form,
              const std::function<void(RankContext&)>& body) {
   const Topology topology = TopologyOf(rank, options);
   Result<JobGroup> group = form(topology);
   if (!group) throw std::runtime_error(group.error().ToString());
-  auto engine = Engine::Start(topology, options.config, std::move(*group));
+  auto engine = Engine::Start(topology, options.config, std::move(*group), Opener(rank, options));
   std::exception_ptr failure;
   try {
     if (!engine) throw std::runtime_error(engine.error().ToString());
@@ -85,7 +92,19 @@ void RankContext::RemoveSet(int id) {
 RankContext RankContext::In(int id) {
   const auto set = engine_->Find(id);
   if (!set) throw std::runtime_error(set.error().ToString());
-  return RankContext(*engine_, *set);
+  RankContext member(*engine_, *set);
+  member.device_ = device_;
+  member.ready_ = ready_;
+  return member;
+}
+
+RankContext RankContext::OnDevice(EventPool::Lease ready) {
+  RankContext other = *this;
+  // Who has no GPU may still be asked to work on one.
+  const int index = engine_->device().Chosen().value_or(0);
+  other.device_ = {.type = DeviceType::kCuda, .index = static_cast<std::int16_t>(index)};
+  other.ready_ = std::move(ready);
+  return other;
 }
 
 std::shared_ptr<Handle> RankContext::Submit(Request request, std::span<std::byte> input,
@@ -95,7 +114,8 @@ std::shared_ptr<Handle> RankContext::Submit(Request request, std::span<std::byte
 
 std::shared_ptr<Handle> RankContext::SubmitGroup(Request request, const std::vector<Buffers>& group,
                                                  std::vector<std::int64_t> splits, bool will_wait) {
-  const OpParams& params = request.params;
+  OpParams& params = request.params;
+  if (params.kind != OpKind::kBarrier && params.kind != OpKind::kJoin) params.device = device_;
   std::vector<TensorPair> pairs;
   for (std::size_t i = 0; i < group.size(); ++i) {
     Shape in = params.shape_of(i);
@@ -120,6 +140,7 @@ std::shared_ptr<Handle> RankContext::SubmitGroup(Request request, const std::vec
   entry.output = pairs.front().output;
   entry.rest.assign(pairs.begin() + 1, pairs.end());
   entry.splits = std::move(splits);
+  entry.ready = ready_;
   entry.handle = handle;
   if (Status status = set_->Submit(std::move(entry), will_wait); !status.ok()) {
     handle = std::make_shared<Handle>(handle->name());
@@ -129,6 +150,20 @@ std::shared_ptr<Handle> RankContext::SubmitGroup(Request request, const std::vec
 }
 
 Status RankContext::Wait(const std::shared_ptr<Handle>& handle) {
+  Status status = WaitForHandle(handle);
+  if (status.ok()) WaitForDevice(*handle);
+  return status;
+}
+
+void RankContext::WaitForDevice(const Handle& handle) {
+  const EventPool::Lease& mark = handle.outcome().on_device;
+  if (mark == nullptr) return;
+  const TimePoint deadline = SteadyClock::Instance().Now() + kPatience;
+  const Status status = engine_->device().runtime().value()->Await(*mark, deadline);
+  if (!status.ok()) throw std::runtime_error(handle.name() + ": " + status.ToString());
+}
+
+Status RankContext::WaitForHandle(const std::shared_ptr<Handle>& handle) {
   const TimePoint deadline = SteadyClock::Instance().Now() + kPatience;
   while (!handle->done()) {
     if (set_->Wait(*handle, deadline) == WakeReason::kDeadline) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "hora/base/rank_set.h"
 #include "hora/engine/engine.h"
 
 namespace hora::testing {
@@ -35,6 +36,9 @@ class RankContext {
   int AddSet(const std::vector<int>& ranks);
   void RemoveSet(int id);
   RankContext In(int id);  // the same rank, as a member of another set
+  // The same rank, whose tensors are said to be on the GPU that the engine has chosen; what it
+  // submits starts after `ready`. The device works on memory of the host, so any vector will do.
+  RankContext OnDevice(EventPool::Lease ready = nullptr);
 
   // Submits and returns the handle; a refused submission is in the handle's status, already done.
   std::shared_ptr<Handle> Submit(Request request, std::span<std::byte> input,
@@ -42,8 +46,10 @@ class RankContext {
   std::shared_ptr<Handle> SubmitGroup(Request request, const std::vector<Buffers>& group,
                                       std::vector<std::int64_t> splits = {},
                                       bool will_wait = false);
-  // The status of the finished operation.
+  // The status of the finished operation; what is on a device has been waited for.
   Status Wait(const std::shared_ptr<Handle>& handle);
+  Status WaitForHandle(const std::shared_ptr<Handle>& handle);  // only
+  void WaitForDevice(const Handle& handle);
 
   std::shared_ptr<Handle> Allreduce(const std::string& name, std::vector<float>& values,
                                     ReduceOp op = ReduceOp::kSum);
@@ -62,6 +68,8 @@ class RankContext {
  private:
   Engine* engine_;
   std::shared_ptr<ProcessSet> set_;
+  Device device_;
+  EventPool::Lease ready_;
 };
 
 std::vector<float> FloatsOf(const Gathered& gathered);
@@ -72,6 +80,8 @@ struct RankGroupOptions {
   // Ranks on each of several hosts, `size` in all: they share no board, and meet over loopback TCP.
   // None: one host.
   std::vector<int> hosts;
+  std::shared_ptr<DeviceRuntime> device;  // of all ranks but `without_device`; null: of none
+  RankSet without_device;
 };
 
 // Starts the engines, runs `body` on every rank's thread, shuts down (concurrently, as processes

@@ -1,0 +1,299 @@
+#include "hora/engine/device_lane.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <utility>
+
+#include "hora/base/format.h"
+#include "hora/base/logging.h"
+#include "hora/engine/lane_texts.h"
+
+namespace hora {
+namespace {
+
+// What the device gets to come to an end before its streams are left to it.
+constexpr Duration kLastWait = std::chrono::seconds(5);
+
+TimePoint Now() { return SteadyClock::Instance().Now(); }
+
+Result<std::shared_ptr<const NcclLibrary>> OpenNccl(const std::string& file) {
+  // Whoever names a file wants no other.
+  return file.empty() ? NcclLibrary::Open({"libnccl.so.2"}) : NcclLibrary::Open({file}, file);
+}
+
+}  // namespace
+
+// What goes last stands first.
+struct DeviceLane::Opened {
+  struct Marked {
+    EventPool::Lease mark;
+    TimePoint since;  // when nothing was before it any more
+  };
+
+  Opened(std::shared_ptr<DeviceRuntime> of, int device, OwnedStream own)
+      : runtime(std::move(of)), index(device), stream(std::move(own)), scratch(runtime, device) {}
+
+  const std::shared_ptr<DeviceRuntime> runtime;
+  const int index;
+  OwnedStream stream;
+  DeviceBuffer scratch;
+  std::unique_ptr<StagedBackend> staged;
+  std::unique_ptr<NcclBackend> nccl;         // null: everything is staged
+  NcclCommunicator* communicator = nullptr;  // of that
+
+  std::mutex mutex;
+  std::deque<Marked> marks;  // mutex
+};
+
+struct DeviceLane::Opening {
+  std::unique_ptr<Opened> opened;  // null: there is a problem
+  std::shared_ptr<const NcclLibrary> library;
+  std::unique_ptr<NcclCommunicator> communicator;
+  std::string why;  // of DeviceChoice
+};
+
+DeviceLane::DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> device,
+                       DeviceLaneOptions options)
+    : host_(host), device_(std::move(device)), options_(std::move(options)) {}
+
+DeviceLane::~DeviceLane() {
+  if (opened_ == nullptr || IsPast(*opened_)) return;
+  Abort(Error(StatusCode::kShutDown, "the process set has ended"));
+  if (IsPast(*opened_)) return;
+  // The device may go on writing for ever, and nobody else may get that memory.
+  Log(LogLevel::kWarning, options_.names.Of(options_.rank),
+      fmt::format("cuda:{} does not come to an end with what {} has put on its stream; its memory "
+                  "is left to it",
+                  opened_->index, options_.name));
+  static_cast<void>(opened_.release());
+}
+
+// A lost device does nothing any more.
+bool DeviceLane::IsPast(Opened& opened) const {
+  const Result<EventPool::Lease> end = device_->Mark(opened.stream.get());
+  Status status = end ? opened.runtime->Await(**end, Now() + std::min(kLastWait, options_.patience))
+                      : end.error();
+  return status.ok() || status.code() == StatusCode::kInternal;
+}
+
+Status DeviceLane::Open() {
+  if (is_open_) return Status::Ok();
+  Opening opening;
+  const DeviceCard mine = Prepare(opening);
+  const Result<std::vector<std::string>> texts = Exchange(mine.ToText());
+  if (!texts) return texts.error();
+  std::vector<DeviceCard> cards;
+  for (const std::string& text : *texts) {
+    Result<DeviceCard> card = DeviceCard::FromText(text);
+    if (!card) return card.error();
+    cards.push_back(std::move(*card));
+  }
+  is_open_ = true;
+  Result<DeviceChoice> choice = ChooseDeviceEngine(cards, options_.names, options_.layout);
+  if (!choice) {
+    refusal_ = choice.error();
+    return Status::Ok();
+  }
+  opening.why = std::move(choice->why);
+  if (choice->engine == DeviceEngine::kNccl) {
+    if (Status status = AgreeOnNccl(opening, CreateNccl(opening)); !status.ok()) return status;
+    if (!refusal_.ok()) return Status::Ok();
+  }
+  Opened& opened = *opening.opened;
+  std::function<Status()> lost = options_.lost;
+  if (opening.communicator != nullptr) {
+    opened.communicator = opening.communicator.get();
+    opened.nccl = std::make_unique<NcclBackend>(opened.runtime, opened.index,
+                                                std::move(opening.communicator));
+    // A copy down may wait for what NCCL will never do.
+    lost = [nccl = opened.nccl.get()] { return nccl->Check(); };
+  }
+  opened.staged =
+      std::make_unique<StagedBackend>(opened.runtime, opened.index, device_->pinned(), host_,
+                                      StagingOptions{
+                                          .rank = options_.rank,
+                                          .names = options_.names,
+                                          .patience = options_.patience,
+                                          .lost = std::move(lost),
+                                          .interruption = options_.interruption,
+                                      });
+  LogChoice(opening);
+  const std::lock_guard lock(mutex_);
+  opened_ = std::move(opening.opened);
+  return Status::Ok();
+}
+
+// Nothing of it may fail for this rank alone: the others wait for its card.
+DeviceCard DeviceLane::Prepare(Opening& opening) {
+  DeviceCard card{.wanted = options_.wanted};
+  const Result<int> index = device_->Chosen();
+  if (!index) {
+    card.problem = index.error().message();
+    return card;
+  }
+  const std::shared_ptr<DeviceRuntime> runtime = device_->runtime().value();
+  const Result<DeviceFacts> facts = runtime->Facts(*index);
+  Result<OwnedStream> stream = OwnedStream::Create(runtime, *index, /*urgent=*/true);
+  const Status current = runtime->MakeCurrent(*index);  // NCCL looks at it
+  if (!facts || !stream || !current.ok()) {
+    card.problem = (!facts ? facts.error() : !stream ? stream.error() : current).message();
+    return card;
+  }
+  card.uuid = facts->uuid;
+  opening.opened = std::make_unique<Opened>(runtime, *index, std::move(*stream));
+  if (options_.wanted == "staged") return card;
+  Result<std::shared_ptr<const NcclLibrary>> library = OpenNccl(options_.nccl_library);
+  if (library) {
+    opening.library = std::move(*library);
+    card.nccl_version = opening.library->version();
+  } else {
+    card.no_nccl = library.error().message();
+  }
+  return card;
+}
+
+Status DeviceLane::CreateNccl(Opening& opening) {
+  const bool is_first = options_.rank == 0;
+  ShareId share = [this](const std::string& mine, TimePoint) -> Result<std::string> {
+    Result<std::vector<std::string>> said = Exchange(mine);
+    if (!said) return Fail(std::move(said.error()));
+    return std::move(said->front());
+  };
+  if (options_.store != nullptr) {
+    share = OverStore(options_.store, "nccl/" + options_.key, is_first, options_.lost);
+  }
+  auto created = NcclCommunicator::Create(opening.library, share,
+                                          {.rank = options_.rank,
+                                           .size = options_.layout.size(),
+                                           .device = opening.opened->index,
+                                           .names = options_.names,
+                                           .name = options_.name,
+                                           // Who has failed waits for the others to say so, too.
+                                           .patience = options_.patience / 2,
+                                           .lost = options_.lost});
+  if (!created) return created.error();
+  opening.communicator = std::move(*created);
+  return Status::Ok();
+}
+
+Status DeviceLane::AgreeOnNccl(Opening& opening, const Status& mine) {
+  const Result<std::vector<std::string>> all = Exchange(mine.message());
+  if (!all) return all.error();
+  const auto failed = std::ranges::find_if(*all, [](const auto& text) { return !text.empty(); });
+  if (failed == all->end()) return Status::Ok();
+  if (opening.communicator != nullptr) {  // to end it in peace would take the others
+    opening.communicator->Abort(Status(StatusCode::kPeerFailed, *failed));
+    opening.communicator.reset();
+  }
+  opening.why = *failed;
+  if (options_.wanted == "nccl") {
+    refusal_ = Error(StatusCode::kResource,
+                     "HORA_GPU_BACKEND=nccl asks for NCCL, which does not work: {}. "
+                     "HORA_GPU_BACKEND=auto goes through the host's memory instead",
+                     *failed);
+  }
+  return Status::Ok();
+}
+
+void DeviceLane::LogChoice(const Opening& opening) const {
+  if (options_.rank != 0) return;
+  const std::string what = fmt::format("GPU tensors of {} go ", options_.name);
+  const int rank = options_.names.Of(options_.rank);
+  if (opening.opened->nccl != nullptr) {
+    Log(LogLevel::kInfo, rank, what + "by " + opening.library->description());
+  } else if (opening.why.empty()) {
+    Log(LogLevel::kInfo, rank, what + "through the host's memory");
+  } else {
+    Log(LogLevel::kWarning, rank, what + "through the host's memory: " + opening.why);
+  }
+}
+
+Result<std::vector<std::string>> DeviceLane::Exchange(std::string_view mine) {
+  static_assert(DeviceCard::kBytes >= kMaxSharedIdBytes);
+  return ExchangeOnLane(host_, options_.rank, options_.layout.size(), mine, DeviceCard::kBytes);
+}
+
+Device DeviceLane::device() const {
+  return {.type = DeviceType::kCuda, .index = static_cast<std::int16_t>(opened_->index)};
+}
+
+DeviceStream DeviceLane::stream() const { return opened_->stream.get(); }
+
+Status DeviceLane::StartAfter(const EventPool::Lease& ready) {
+  if (ready == nullptr) return Status::Ok();
+  return opened_->runtime->Wait(stream(), *ready);
+}
+
+CollectiveBackend& DeviceLane::BackendFor(const OpParams& params) {
+  if (opened_->nccl != nullptr && opened_->nccl->Supports(params)) return *opened_->nccl;
+  return *opened_->staged;
+}
+
+Result<EventPool::Lease> DeviceLane::Mark() {
+  Result<EventPool::Lease> mark = device_->Mark(stream());
+  if (!mark) return mark;
+  Opened& opened = *opened_;
+  const std::lock_guard lock(opened.mutex);
+  if (Status status = DropDone(opened); !status.ok()) return Fail(std::move(status));
+  opened.marks.push_back({*mark, Now()});
+  marked_.store(opened.marks.size());
+  return mark;
+}
+
+Result<std::span<std::byte>> DeviceLane::Scratch(std::size_t bytes) {
+  return opened_->scratch.Reserve(bytes);
+}
+
+Result<std::shared_ptr<std::byte>> DeviceLane::AllocateResult(std::size_t bytes) {
+  return device_->AllocateResult(bytes, stream());
+}
+
+DeviceLane::Opened* DeviceLane::opened() const {
+  const std::lock_guard lock(mutex_);
+  return opened_.get();
+}
+
+// opened.mutex held. One stream comes to its marks in their order.
+Status DeviceLane::DropDone(Opened& opened) {
+  while (!opened.marks.empty()) {
+    const Result<bool> done = opened.runtime->IsDone(*opened.marks.front().mark);
+    if (!done) return done.error();
+    if (!*done) break;
+    opened.marks.pop_front();
+    if (!opened.marks.empty()) opened.marks.front().since = Now();
+  }
+  marked_.store(opened.marks.size());
+  return Status::Ok();
+}
+
+Status DeviceLane::Check() {
+  Opened* const opened = this->opened();
+  if (opened == nullptr) return Status::Ok();
+  Status status;
+  TimePoint since;
+  {
+    const std::lock_guard lock(opened->mutex);
+    status = DropDone(*opened);
+    if (status.ok() && opened->marks.empty()) return status;
+    if (status.ok()) since = opened->marks.front().since;
+  }
+  if (status.ok() && opened->nccl != nullptr) status = opened->nccl->Check();
+  if (status.ok() && options_.lost) status = options_.lost();
+  if (status.ok() && Now() - since > options_.patience) {
+    status = Error(StatusCode::kStalled,
+                   "rank {}: cuda:{} has not come to the end of an operation of {} for {:.3g} s: a "
+                   "kernel before it hangs, or a rank has not put the operation on its device",
+                   options_.names.Of(options_.rank), opened->index, options_.name,
+                   std::chrono::duration<double>(options_.patience).count());
+  }
+  if (!status.ok()) Abort(status);
+  return status;
+}
+
+void DeviceLane::Abort(const Status& cause) {
+  Opened* const opened = this->opened();
+  if (opened != nullptr && opened->communicator != nullptr) opened->communicator->Abort(cause);
+}
+
+}  // namespace hora

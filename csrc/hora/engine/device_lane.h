@@ -1,0 +1,114 @@
+// The operations of one lane of a process set on this rank's GPU.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hora/base/clock.h"
+#include "hora/base/result.h"
+#include "hora/base/status.h"
+#include "hora/collectives/collective_backend.h"
+#include "hora/collectives/interruption.h"
+#include "hora/collectives/nccl/nccl_backend.h"
+#include "hora/collectives/staged/staged_backend.h"
+#include "hora/engine/device_choice.h"
+#include "hora/engine/rank_device.h"
+#include "hora/net/store.h"
+#include "hora/tensor/device.h"
+#include "hora/tensor/host_layout.h"
+#include "hora/tensor/rank_names.h"
+
+namespace hora {
+
+// Whether an operation moves memory of a device.
+inline bool IsOnDevice(const OpParams& params) {
+  return params.device.type != DeviceType::kCpu && params.kind != OpKind::kBarrier &&
+         params.kind != OpKind::kJoin;
+}
+
+struct DeviceLaneOptions {
+  int rank = 0;  // place in the set
+  RankNames names;
+  HostLayout layout;
+  std::string name;          // of the set, for texts
+  std::string key;           // of the set and lane, unique in the job
+  std::string wanted;        // HORA_GPU_BACKEND
+  std::string nccl_library;  // HORA_NCCL_LIBRARY; empty: the one that the process has
+  Duration patience{};
+  std::function<Status()> lost;  // not OK: why the set has ended
+  Interruption interruption;
+  std::shared_ptr<Store> store;  // null on one host: NCCL's id goes through `host`
+};
+
+// Owns a stream, and the backends of device memory: NCCL's, and the one that stages through the
+// host for what NCCL cannot do, or for everything. Opened by the first operation that all ranks
+// have agreed on, so that who has no GPU tensors pays nothing.
+//
+// Check and Abort: any thread. The rest: whoever runs the lane, one thread at a time, which does
+// not wait for the device unless the operation is staged.
+class DeviceLane {
+ public:
+  // `host` does the same lane's operations on host memory, and outlives this.
+  DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> device,
+             DeviceLaneOptions options);
+  ~DeviceLane();
+  DeviceLane(const DeviceLane&) = delete;
+  DeviceLane& operator=(const DeviceLane&) = delete;
+
+  // Collective at the first call: the ranks show each other their cards and choose. Not OK: the
+  // group is lost.
+  Status Open();
+  // After Open: why no rank of the set can work on GPU tensors, the same on all; OK: all can.
+  const Status& refusal() const { return refusal_; }
+
+  Device device() const;
+  DeviceStream stream() const;
+  // What is put on the stream from now on comes after `ready`; null is nothing.
+  Status StartAfter(const EventPool::Lease& ready);
+  CollectiveBackend& BackendFor(const OpParams& params);  // Adasum too
+  // What is on the stream up to now, for those who wait for it. Check answers for it.
+  Result<EventPool::Lease> Mark();
+  // Memory for a rank without operands; the same place in every call, larger where needed.
+  Result<std::span<std::byte>> Scratch(std::size_t bytes);
+  Result<std::shared_ptr<std::byte>> AllocateResult(std::size_t bytes);
+
+  // Whether the device is still at work on something that was marked, as far as Mark and Check
+  // have seen.
+  bool is_busy() const { return marked_.load() != 0; }
+  // Looks at what the device is at. Not OK: it will never come to an end (NCCL said so, the set has
+  // ended, or it takes longer than the patience): the streams were released where that is possible,
+  // the group is lost.
+  Status Check();
+  void Abort(const Status& cause);
+
+ private:
+  struct Opened;   // what there is once it is open
+  struct Opening;  // … and on the way there
+
+  DeviceCard Prepare(Opening& opening);
+  Status CreateNccl(Opening& opening);
+  Status AgreeOnNccl(Opening& opening, const Status& mine);
+  void LogChoice(const Opening& opening) const;
+  Result<std::vector<std::string>> Exchange(std::string_view mine);
+  Opened* opened() const;
+  Status DropDone(Opened& opened);  // marks that the device is past
+  bool IsPast(Opened& opened) const;
+
+  CollectiveBackend& host_;
+  const std::shared_ptr<RankDevice> device_;
+  const DeviceLaneOptions options_;
+  bool is_open_ = false;
+  Status refusal_;
+  std::atomic<std::size_t> marked_{0};
+  mutable std::mutex mutex_;        // against Check and Abort
+  std::unique_ptr<Opened> opened_;  // mutex_; null until then, and the same from then on
+};
+
+}  // namespace hora
