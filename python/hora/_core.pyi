@@ -37,11 +37,16 @@ class Handle:
 
     name: str
     def __new__(cls, other: Handle, result: Any = None) -> Self: ...
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether wait() would not block, and a GPU is past the operation, too."""
     def poll(self) -> bool: ...
+    def completed(self) -> bool:
+        """Whether wait() would not block."""
     def __call__(self) -> Any: ...
     def wait(self, timeout: float | None = None) -> Any:
-        """Blocks (working on the engine's behalf) until done; raises the operation's error.
+        """Blocks (working on the engine's behalf) until completed; raises the operation's error.
+
+        What the current stream of a GPU gets from then on comes after the operation.
 
         Returns the result: None, or the output of ``try_submit``.
 
@@ -58,6 +63,7 @@ class Gathered:
 
     first_dims: list[int]  # rows from every rank of the set; of an alltoall, the received splits
     nbytes: int
+    memory: Any  # on a GPU: the tensor that the allocator of set_device_calls gave; else None
     def __dlpack__(self, **kwargs: Any) -> Any:
         """A one-dimensional uint8 tensor; view it as the dtype that was gathered."""
     def __dlpack_device__(self) -> tuple[int, int]: ...
@@ -148,6 +154,29 @@ def is_initialized() -> bool: ...
 def topology() -> Topology:
     """Raises ``NotInitializedError``."""
 
+def choose_device(index: int) -> None:
+    """The rank works on this GPU from now on; ``submit`` chooses that of its tensors as well.
+
+    Raises ``UsageError`` when it works on another one already or there is none of that number, and
+    ``ResourceError`` that says what GPUs need and is missing.
+    """
+
+def chosen_device() -> int | None:
+    """The GPU that this rank works on; None as long as nobody has chosen."""
+
+def set_device_calls(
+    current_stream: Callable[[int], int],
+    allocate: Callable[[int, int, int], Any],
+    record: Callable[[Any], None],
+) -> None:
+    """What the engine needs of PyTorch on GPUs.
+
+    ``current_stream(device)`` is asked where a tensor's class has no DLPack C exchange API.
+    ``allocate(device, nbytes, stream)`` makes memory for a result, a tensor of uint8 in the order
+    of the stream; it is called on the engine's threads. ``record(tensor)`` says that the current
+    stream, another one than at the submission, uses an operand as well.
+    """
+
 def add_process_set(ranks: list[int]) -> int:
     """Makes a process set of ascending global ranks; returns its id, the same on every rank.
 
@@ -184,7 +213,10 @@ def submit(
     splits: list[int] | None = None,
     priority: int = 0,
 ) -> Handle:
-    """Submits dense contiguous CPU tensors; they are kept alive until the operation is done.
+    """Submits dense contiguous tensors; they are kept alive until the operation is done.
+
+    They are all of the CPU or all of one GPU, where the operation comes after what the current
+    stream has got so far; there, they are kept alive until the device is past it.
 
     ``output`` may be ``input``. allgather and alltoall take none (see ``Handle.gathered``), nor do
     barrier and join. Lists of tensors make a grouped allreduce, allgather or reducescatter: one
@@ -293,7 +325,7 @@ def try_run(
     """``run`` for one plain tensor; False, with nothing done, when the input is not plain."""
 
 def is_plain(tensor: Any) -> bool:
-    """Whether the engine can work on it as it is: numbers in dense row-major memory of the CPU.
+    """Whether the engine can work on it as it is: numbers in dense row-major memory.
 
     Subclasses of tensors are not plain, nor are views that negate.
     """
@@ -304,8 +336,8 @@ def set_plain_types(*types: type) -> None:
 class GradientCollector:
     """The gradients of one optimizer on their way to the engine, with no Python in between.
 
-    Counts backward passes by its hooks, and submits gradients that are dense, floating and on the
-    CPU: each by its hook when ``early``, else all by ``submit``. Of others it tells by
+    Counts backward passes by its hooks, and submits gradients that are dense and floating, of the
+    CPU or a GPU: each by its hook when ``early``, else all by ``submit``. Of others it tells by
     ``on_ready(index)`` (when ``early``) and by leaving them out of ``submit``. A gradient beyond
     ``passes`` goes to ``on_overrun(index)``, which raises; one that cannot be copied into the
     parameter's view to ``on_foreign(index)``.
@@ -338,7 +370,10 @@ class GradientCollector:
     def submit(self) -> int:
         """Submits what has come; returns how many are under way, those taken included."""
     def wait(self) -> None:
-        """Blocks until all that was submitted here is done; Ctrl-C is honoured."""
+        """Blocks until all that was submitted here is completed; Ctrl-C is honoured.
+
+        What the current stream of a GPU gets from then on comes after it.
+        """
     def troubles(self) -> list[tuple[int, bool, Exception | None]]:
         """Where something is amiss: index, whether nobody changed the gradient, the error."""
     def gradients(self) -> list[Any]:

@@ -6,6 +6,7 @@
 namespace hora::bindings {
 
 void BindConstants(pybind11::module_& module);
+void BindDevice(pybind11::module_& module);
 void BindGradients(pybind11::module_& module);
 void BindHandle(pybind11::module_& module);
 void BindEngine(pybind11::module_& module);

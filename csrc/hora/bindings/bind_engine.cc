@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "hora/bindings/bind.h"
+#include "hora/bindings/bound_handle.h"
+#include "hora/bindings/device_calls.h"
 #include "hora/bindings/instance.h"
 #include "hora/bindings/job_key.h"
 #include "hora/bindings/raise.h"
@@ -74,18 +76,25 @@ void Init(const Topology& topology, const Meet& meet) {
     engine = Engine::Start(topology, *config, std::move(*group));
   }
   if (!engine) Raise(engine.error());
+  if (CallsOnDevice().allocate) (*engine)->device().SetAllocator(ResultAllocator());
   InstallEngine(std::move(*engine));
 }
 
 void Shutdown() {
   const std::shared_ptr<Engine> engine = RemoveEngine();
   if (engine == nullptr) return;
-  const py::gil_scoped_release release;
-  engine->Shutdown();
+  {
+    const py::gil_scoped_release release;  // for results on a GPU, threads of the engine take it
+    engine->Shutdown();
+  }
+  ReleaseFinishedOrphans();
 }
 
 void Abort(const std::string& message) {
-  if (HasEngine()) CurrentEngine()->Abort(Status(StatusCode::kPeerFailed, message));
+  if (!HasEngine()) return;
+  const std::shared_ptr<Engine> engine = CurrentEngine();
+  const py::gil_scoped_release release;
+  engine->Abort(Status(StatusCode::kPeerFailed, message));
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "hora/bindings/bind.h"
-#include "hora/bindings/dlpack_abi.h"
+#include "hora/bindings/device_calls.h"
 #include "hora/bindings/dlpack_lease.h"
 #include "hora/bindings/handle_object.h"
 
@@ -13,7 +13,12 @@ namespace {
 namespace py = pybind11;
 
 py::object ToDLPack(const std::shared_ptr<Gathered>& gathered, const py::kwargs&) {
-  return LeaseBytes(gathered, gathered->bytes());
+  return LeaseBytes(gathered, gathered->bytes(), gathered->device());
+}
+
+py::object MemoryOf(const Gathered& gathered) {
+  const py::handle tensor = TensorOf(gathered.on_device());
+  return tensor ? py::reinterpret_borrow<py::object>(tensor) : py::none();
 }
 
 }  // namespace
@@ -24,8 +29,10 @@ void BindHandle(py::module_& module) {
       .def_property_readonly("first_dims", &Gathered::rows_by_rank)
       .def_property_readonly("nbytes",
                              [](const Gathered& gathered) { return gathered.bytes().size(); })
+      .def_property_readonly("memory", &MemoryOf)
       .def("__dlpack__", &ToDLPack)
-      .def("__dlpack_device__", [](const Gathered&) { return py::make_tuple(dlpack::kCpu, 0); });
+      .def("__dlpack_device__",
+           [](const Gathered& gathered) { return DLPackDevice(gathered.device()); });
 }
 
 }  // namespace hora::bindings

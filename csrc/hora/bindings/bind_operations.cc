@@ -172,14 +172,31 @@ std::shared_ptr<ProcessSet> SetOf(const Call& call) {
   Refuse(call, set.error().message());
 }
 
+// What orders the operation among the work of PyTorch on the GPU, one event for all of its tensors.
+std::shared_ptr<DeviceUse> UseDevice(const Call& call, const Operands& operands,
+                                     TensorEntry& entry) {
+  py::handle tensor = operands.input.is_none() ? operands.output : operands.input;
+  if (PyTuple_Check(tensor.ptr())) tensor = PyTuple_GET_ITEM(tensor.ptr(), 0);
+  Result<std::shared_ptr<DeviceUse>> use =
+      DeviceUse::Begin(CurrentEngine()->device(), entry.request.params.device.index,
+                       StreamQueryOf(tensor), entry.ready);
+  if (use) return std::move(*use);
+  Raise(Error(use.error().code(), "{} '{}': {}", ToString(call.kind), call.name,
+              use.error().message()));
+}
+
 BoundHandle Enqueue(const Call& call, std::shared_ptr<ProcessSet> set, TensorEntry entry,
                     Operands operands, bool will_wait) {
   Describe(call, *set, entry);
+  std::shared_ptr<DeviceUse> device;
+  if (entry.request.params.device.type == DeviceType::kCuda) [[unlikely]] {
+    device = UseDevice(call, operands, entry);
+  }
   auto handle = std::make_shared<Handle>(std::string(call.name));
   entry.handle = handle;
   RaiseIfError(set->Submit(std::move(entry), will_wait));
   return BoundHandle(std::move(set), std::move(handle), std::move(operands.input),
-                     std::move(operands.output));
+                     std::move(operands.output), std::move(device));
 }
 
 BoundHandle Start(const Call& call, bool will_wait) {

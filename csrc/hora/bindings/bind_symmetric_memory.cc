@@ -5,7 +5,6 @@
 #include <string>
 
 #include "hora/bindings/bind.h"
-#include "hora/bindings/dlpack_abi.h"
 #include "hora/bindings/dlpack_lease.h"
 #include "hora/bindings/instance.h"
 #include "hora/bindings/raise.h"
@@ -34,8 +33,7 @@ void BindSymmetricMemory(py::module_& module) {
                              [](const SymmetricMemory& memory) { return memory.slice().size(); })
       .def("__dlpack__", [](const std::shared_ptr<SymmetricMemory>& memory,
                             const py::kwargs&) { return LeaseBytes(memory, memory->slice()); })
-      .def("__dlpack_device__",
-           [](const SymmetricMemory&) { return py::make_tuple(dlpack::kCpu, 0); });
+      .def("__dlpack_device__", [](const SymmetricMemory&) { return DLPackDevice({}); });
   module.def("symmetric_memory", &Allocate, py::arg("process_set"), py::arg("nbytes"),
              py::arg("what"));
 }

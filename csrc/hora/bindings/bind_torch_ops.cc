@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
@@ -10,6 +11,8 @@
 
 #include "hora/base/format.h"
 #include "hora/bindings/bind.h"
+#include "hora/bindings/device_calls.h"
+#include "hora/bindings/device_use.h"
 #include "hora/bindings/instance.h"
 #include "hora/bindings/roots.h"
 #include "hora/torch_ops/engine_api.h"
@@ -22,8 +25,9 @@ namespace py = pybind11;
 constexpr Duration kSignalCheckInterval = std::chrono::milliseconds(100);
 
 // Owns what a HoraResult points to.
-struct Outcome {
+struct Operation {
   std::shared_ptr<Handle> handle;
+  std::shared_ptr<DeviceUse> device;  // null: the CPU's
   std::string error;
 };
 
@@ -60,6 +64,9 @@ CompiledNames& Names() {
 TensorView ViewOf(const HoraTensor& tensor) {
   return {.data = static_cast<std::byte*>(tensor.data),
           .dtype = static_cast<DType>(tensor.dtype),
+          .device = tensor.gpu < 0
+                        ? Device{}
+                        : Device{DeviceType::kCuda, static_cast<std::int16_t>(tensor.gpu)},
           .shape = Shape(std::span(tensor.dims, static_cast<std::size_t>(tensor.ndim)))};
 }
 
@@ -72,6 +79,7 @@ TensorEntry TensorsOf(const HoraCall& call) {
     if (i == 0) {
       params.dtype = pair.input.dtype;
       params.shape = pair.input.shape;
+      params.device = pair.input.device;
       entry.input = std::move(pair.input);
       entry.output = std::move(pair.output);
     } else {
@@ -114,35 +122,44 @@ Result<TensorEntry> EntryOf(const HoraCall& call, const ProcessSet& set) {
   return entry;
 }
 
-// The GIL is held and stays so, but for the wait. Null: `outcome` says why not.
-std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Outcome& outcome) {
+// The GIL is held and stays so, but for the wait. Null: `operation` says why not.
+std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Operation& operation) {
   const std::shared_ptr<Engine> engine = CurrentEngine();
   Result<std::shared_ptr<ProcessSet>> set = engine->Find(call.process_set);
   if (!set) {
-    outcome.error = set.error().message();
+    operation.error = set.error().message();
     return nullptr;
   }
   Result<TensorEntry> entry = EntryOf(call, **set);
   if (!entry) {
-    outcome.error = fmt::format("{} '{}': {}", ToString(static_cast<OpKind>(call.kind)), call.name,
-                                entry.error().message());
+    operation.error = fmt::format("{} '{}': {}", ToString(static_cast<OpKind>(call.kind)),
+                                  call.name, entry.error().message());
     return nullptr;
+  }
+  const Device device = entry->request.params.device;
+  if (device.type == DeviceType::kCuda) {
+    auto use = DeviceUse::Begin(engine->device(), device.index, PlainStreamQuery(), entry->ready);
+    if (!use) {
+      operation.error = use.error().message();
+      return nullptr;
+    }
+    operation.device = std::move(*use);
   }
   const bool unnamed = *call.name == '\0';
   entry->request.name = unnamed ? Names().Claim(call) : call.name;
   entry->handle = std::make_shared<Handle>(entry->request.name);
-  outcome.handle = entry->handle;
+  operation.handle = entry->handle;
   const Status status = (*set)->Submit(std::move(*entry), /*will_wait=*/true);
   if (status.ok()) return std::move(*set);
   if (unnamed) Names().GiveBack(call);
-  outcome.error = status.message();
+  operation.error = status.message();
   return nullptr;
 }
 
 // False when a signal's handler raised. The exception cannot pass through LibTorch, so it is told
 // in the error; a Ctrl-C is raised again as soon as Python runs.
-bool WaitFor(ProcessSet& set, Outcome& outcome) {
-  const Handle& handle = *outcome.handle;
+bool WaitFor(ProcessSet& set, Operation& operation) {
+  const Handle& handle = *operation.handle;
   while (!handle.done()) {
     {
       const py::gil_scoped_release release;
@@ -150,38 +167,67 @@ bool WaitFor(ProcessSet& set, Outcome& outcome) {
     }
     if (handle.done() || PyErr_CheckSignals() == 0) continue;
     const py::error_already_set raised;
-    outcome.error = fmt::format("'{}' was interrupted: {}", handle.name(), raised.what());
+    operation.error = fmt::format("'{}' was interrupted: {}", handle.name(), raised.what());
     if (raised.matches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
     return false;
   }
-  outcome.error = handle.status().message();
+  operation.error = handle.status().message();
+  if (operation.device == nullptr) return true;
+  const auto followed = operation.device->Follow(handle.outcome().on_device);
+  if (!followed && operation.error.empty()) operation.error = followed.error().message();
   return true;
 }
 
 void Run(const HoraCall* call, HoraResult* result) {
   const py::gil_scoped_acquire gil;
-  auto outcome = std::make_unique<Outcome>();
+  auto operation = std::make_unique<Operation>();
   try {
-    if (const std::shared_ptr<ProcessSet> set = Submit(*call, *outcome)) {
-      result->running = !WaitFor(*set, *outcome);
+    if (const std::shared_ptr<ProcessSet> set = Submit(*call, *operation)) {
+      result->running = !WaitFor(*set, *operation);
     }
   } catch (const std::exception& failure) {  // not initialised
-    outcome->error = failure.what();
+    operation->error = failure.what();
   }
-  if (!outcome->error.empty()) {
-    result->error = outcome->error.c_str();
-  } else if (!outcome->handle->gathered().empty()) {
-    const Gathered& gathered = *outcome->handle->gathered().front();
-    result->data = gathered.bytes().data();
+  if (!operation->error.empty()) {
+    result->error = operation->error.c_str();
+  } else if (!operation->handle->gathered().empty()) {
+    const Gathered& gathered = *operation->handle->gathered().front();
     result->bytes = gathered.bytes().size();
     result->rows = gathered.rows_by_rank().data();
     result->row_count = gathered.rows_by_rank().size();
   }
-  result->owner = outcome.release();
+  result->owner = operation.release();
+}
+
+Status CopyInStream(DeviceUse& device, const Gathered& from, void* to) {
+  Status status = device.runtime().Copy(static_cast<std::byte*>(to), from.bytes().data(),
+                                        from.bytes().size(), device.stream_now());
+  // The memory is given back while the copy may still be to come.
+  const py::handle tensor = TensorOf(from.on_device());
+  if (tensor) CallsOnDevice().record(tensor);
+  return status;
+}
+
+bool Fetch(HoraResult* result, void* to) {
+  auto& operation = *static_cast<Operation*>(result->owner);
+  const Gathered& from = *operation.handle->gathered().front();
+  if (operation.device == nullptr) {
+    std::memcpy(to, from.bytes().data(), from.bytes().size());
+    return true;
+  }
+  const py::gil_scoped_acquire gil;
+  try {
+    const Status status = CopyInStream(*operation.device, from, to);
+    operation.error = status.message();
+  } catch (const std::exception& failure) {
+    operation.error = failure.what();
+  }
+  if (!operation.error.empty()) result->error = operation.error.c_str();
+  return operation.error.empty();
 }
 
 void Release(HoraResult* result) {
-  delete static_cast<Outcome*>(result->owner);
+  delete static_cast<Operation*>(result->owner);
   *result = {};
 }
 
@@ -195,8 +241,11 @@ bool FindPlace(std::int32_t process_set, std::int32_t* rank, std::int32_t* size)
   return true;
 }
 
-constexpr HoraEngineApi kApi{
-    .version = HORA_ENGINE_API_VERSION, .place = FindPlace, .run = Run, .release = Release};
+constexpr HoraEngineApi kApi{.version = HORA_ENGINE_API_VERSION,
+                             .place = FindPlace,
+                             .run = Run,
+                             .fetch = Fetch,
+                             .release = Release};
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hora/base/format.h"
+#include "hora/bindings/device_calls.h"
 #include "hora/bindings/raise.h"
 
 namespace hora::bindings {
@@ -15,11 +16,12 @@ namespace py = pybind11;
 // How long a signal that arrives while this thread spins may go unnoticed.
 constexpr Duration kSignalCheckInterval = std::chrono::milliseconds(100);
 
-// Tensors of operations whose handle Python has dropped; guarded by the GIL, never destroyed.
+// Tensors of operations that Python no longer looks after; guarded by the GIL, never destroyed.
 struct Orphan {
   std::shared_ptr<Handle> handle;
   py::object input;
   py::object output;
+  std::shared_ptr<DeviceUse> device;
 };
 
 std::vector<Orphan>& Orphans() {
@@ -27,14 +29,15 @@ std::vector<Orphan>& Orphans() {
   return *orphans;
 }
 
-void ReleaseFinishedOrphans() {
-  // Moved out first: dropping a tensor may run Python code that comes back here.
-  std::vector<Orphan> finished;
-  auto& orphans = Orphans();
-  const auto open = std::stable_partition(
-      orphans.begin(), orphans.end(), [](const Orphan& orphan) { return !orphan.handle->done(); });
-  std::move(open, orphans.end(), std::back_inserter(finished));
-  orphans.erase(open, orphans.end());
+// PyTorch's allocator must know of the other stream: results may be dropped while that reads them.
+void RecordOnStream(py::handle operand) {
+  const py::object& record = CallsOnDevice().record;
+  if (!record || !operand || operand.is_none()) return;
+  if (!PyTuple_Check(operand.ptr())) {
+    record(operand);
+    return;
+  }
+  for (const py::handle tensor : operand) record(tensor);
 }
 
 TimePoint DeadlineAfter(std::optional<double> seconds) {
@@ -46,18 +49,44 @@ TimePoint DeadlineAfter(std::optional<double> seconds) {
 
 }  // namespace
 
+void ReleaseFinishedOrphans() {
+  // Moved out first: dropping a tensor may run Python code that comes back here.
+  std::vector<Orphan> finished;
+  auto& orphans = Orphans();
+  bool device_is_busy = false;  // it comes to operations in about their order: one answer will do
+  const auto is_open = [&](const Orphan& orphan) {
+    if (!orphan.handle->done()) return true;
+    if (orphan.device == nullptr) return false;
+    device_is_busy = device_is_busy || !orphan.device->IsPast(orphan.handle->outcome().on_device);
+    return device_is_busy;
+  };
+  const auto open = std::stable_partition(orphans.begin(), orphans.end(), is_open);
+  std::move(open, orphans.end(), std::back_inserter(finished));
+  orphans.erase(open, orphans.end());
+}
+
 BoundHandle::BoundHandle(std::shared_ptr<ProcessSet> set, std::shared_ptr<Handle> handle,
-                         py::object input, py::object output)
+                         py::object input, py::object output, std::shared_ptr<DeviceUse> device)
     : set_(std::move(set)),
       handle_(std::move(handle)),
       input_(std::move(input)),
-      output_(std::move(output)) {
+      output_(std::move(output)),
+      device_(std::move(device)) {
   if (!Orphans().empty()) ReleaseFinishedOrphans();
 }
 
 BoundHandle::~BoundHandle() {
-  if (handle_ == nullptr || handle_->done()) return;
-  Orphans().push_back({std::move(handle_), std::move(input_), std::move(output_)});
+  if (handle_ == nullptr) return;
+  if (handle_->done()) {
+    if (device_ == nullptr || !input_ || device_->is_followed()) return;
+    if (device_->IsPast(handle_->outcome().on_device)) return;
+  }
+  Orphans().push_back(
+      {std::move(handle_), std::move(input_), std::move(output_), std::move(device_)});
+}
+
+bool BoundHandle::IsDone() const {
+  return handle_->done() && (device_ == nullptr || device_->IsPast(handle_->outcome().on_device));
 }
 
 void BoundHandle::Wait(std::optional<double> timeout_seconds) {
@@ -74,8 +103,25 @@ void BoundHandle::Wait(std::optional<double> timeout_seconds) {
     }
     if (!handle_->done() && PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
+  if (device_ != nullptr) FollowOnStream();
   input_ = output_ = py::object();
   RaiseIfError(handle_->status());
+}
+
+// PyTorch's allocator gives a dropped tensor's memory to what comes next on the stream that it was
+// made for, and for all it knows the tensor is used on the stream of the submission. Once that one
+// comes after the operation, so does whoever gets the memory; before, the tensors stay referenced.
+DeviceEvent BoundHandle::FollowOnStream(DeviceEvent known) {
+  if (device_ == nullptr) return {};
+  const EventPool::Lease& event = handle_->outcome().on_device;
+  const Result<DeviceUse::Order> order = device_->Follow(event, known);
+  if (!order) Raise(handle_->status().ok() ? order.error() : handle_->status());
+  if (*order == DeviceUse::Order::kElsewhere && input_) {
+    RecordOnStream(input_);
+    if (!output_.is(input_)) RecordOnStream(output_);
+    if (!device_->is_followed()) Orphans().push_back({handle_, input_, output_, device_});
+  }
+  return event == nullptr ? DeviceEvent{} : *event;
 }
 
 }  // namespace hora::bindings

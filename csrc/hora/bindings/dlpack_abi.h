@@ -66,7 +66,8 @@ struct ExchangeApi {
   void* managed_to_object;
   int (*tensor_from_object)(void* object,
                             Tensor* out);  // borrows; 0, or -1 with a Python error set
-  void* current_work_stream;
+  // Of the calling thread: 0, or -1 with a Python error set. Null: the library has no streams.
+  int (*current_work_stream)(std::int32_t device_type, std::int32_t device_index, void** out);
 };
 
 }  // namespace hora::dlpack

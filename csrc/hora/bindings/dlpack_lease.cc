@@ -18,6 +18,10 @@ struct Lease {
   std::int64_t stride;
 };
 
+dlpack::DeviceId IdOf(const Device& device) {
+  return {device.type == DeviceType::kCpu ? dlpack::kCpu : dlpack::kCuda, device.index};
+}
+
 void EndLease(dlpack::ManagedTensor* managed) { delete static_cast<Lease*>(managed->context); }
 
 // A consumer renames the capsule; only one that nobody consumed still owns its lease.
@@ -30,13 +34,14 @@ void DropCapsule(PyObject* capsule) {
 
 }  // namespace
 
-py::object LeaseBytes(std::shared_ptr<const void> owner, std::span<std::byte> bytes) {
+py::object LeaseBytes(std::shared_ptr<const void> owner, std::span<std::byte> bytes,
+                      const Device& device) {
   auto lease = std::make_unique<Lease>();
   lease->owner = std::move(owner);
   lease->shape = static_cast<std::int64_t>(bytes.size());
   lease->stride = 1;
   lease->managed = {.tensor = {.data = bytes.data(),
-                               .device = {dlpack::kCpu, 0},
+                               .device = IdOf(device),
                                .ndim = 1,
                                .dtype = {dlpack::kUInt, 8, 1},
                                .shape = &lease->shape,
@@ -48,6 +53,11 @@ py::object LeaseBytes(std::shared_ptr<const void> owner, std::span<std::byte> by
   if (capsule == nullptr) throw py::error_already_set();
   lease.release();  // the capsule's now
   return py::reinterpret_steal<py::object>(capsule);
+}
+
+py::tuple DLPackDevice(const Device& device) {
+  const dlpack::DeviceId id = IdOf(device);
+  return py::make_tuple(id.type, id.index);
 }
 
 }  // namespace hora::bindings

@@ -113,12 +113,13 @@ void GradientCollector::PutIntoView(std::size_t index) {
   const py::object gradient = GradientOf(placed.parameter);
   if (gradient.is(placed.view) || gradient.is_none()) return;
   const std::optional<TensorView> memory = DirectMemory(gradient);
-  if (!memory || memory->dtype != placed.view_memory.dtype ||
-      memory->shape != placed.view_memory.shape) {
+  const TensorView& place = placed.view_memory;
+  if (!memory || memory->device != place.device || memory->dtype != place.dtype ||
+      memory->shape != place.shape) {
     options_.on_foreign(index);
     return;
   }
-  std::memcpy(placed.view_memory.data, memory->data, memory->nbytes());
+  std::memcpy(place.data, memory->data, memory->nbytes());
   SetGradient(placed.parameter, placed.view);
 }
 
@@ -140,12 +141,20 @@ bool GradientCollector::SubmitOne(Slot& slot, bool will_wait) {
   entry.request.params = options_.params;
   entry.request.params.dtype = memory->dtype;
   entry.request.params.shape = memory->shape;
+  entry.request.params.device = memory->device;
+  std::shared_ptr<DeviceUse> device;
+  if (memory->device.type == DeviceType::kCuda) {
+    auto use = DeviceUse::Begin(CurrentEngine()->device(), memory->device.index,
+                                StreamQueryOf(slot.gradient), entry.ready);
+    if (!use) return false;  // Python will find out why
+    device = std::move(*use);
+  }
   auto handle = std::make_shared<Handle>(slot.key);
   entry.handle = handle;
   entry.input = *memory;
   entry.output = std::move(*memory);
-  if (!set_->Submit(std::move(entry), will_wait).ok()) return false;  // Python will find out why
-  slot.handle.emplace(set_, std::move(handle), slot.gradient, py::none());
+  if (!set_->Submit(std::move(entry), will_wait).ok()) return false;  // as above
+  slot.handle.emplace(set_, std::move(handle), slot.gradient, py::none(), std::move(device));
   Move(slot, State::kUnderWay);
   return true;
 }
@@ -163,7 +172,8 @@ std::size_t GradientCollector::Submit() {
 }
 
 void GradientCollector::Wait() {
-  for (const Slot& slot : slots_) {
+  DeviceEvent followed;  // gradients that were reduced together have one event
+  for (Slot& slot : slots_) {
     if (!slot.handle) continue;
     const Handle& handle = slot.handle->handle();
     while (!handle.done()) {
@@ -173,6 +183,7 @@ void GradientCollector::Wait() {
       }
       if (!handle.done() && PyErr_CheckSignals() != 0) throw py::error_already_set();
     }
+    followed = slot.handle->FollowOnStream(followed);
   }
 }
 

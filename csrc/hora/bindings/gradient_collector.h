@@ -26,9 +26,9 @@ struct CollectorOptions {
 };
 
 // Counts backward passes, knows for every parameter whether its gradient waits to be reduced or is
-// being so, and submits those that are dense, on the CPU and floating: the others are the caller's,
-// who says so by Take. All members are called with the GIL held; Wait releases it while it blocks.
-// Keeps the parameters, and the gradients between OnGradient and Forget.
+// being so, and submits those that are dense and floating, on the CPU or a GPU: the others are the
+// caller's, who says so by Take. All members are called with the GIL held; Wait releases it while
+// it blocks. Keeps the parameters, and the gradients between OnGradient and Forget.
 //
 // `early`: a gradient is submitted as soon as autograd has made it. Otherwise all wait for Submit,
 // and the thread that waits next does everything: best when no core is to spare.
@@ -51,7 +51,8 @@ class GradientCollector {
   // Submits what waits for it; the number of gradients under way then, those taken included. What
   // cannot be submitted is left as though it had not come.
   std::size_t Submit();
-  // Blocks until all that was submitted here is done. Raises what a signal handler raised.
+  // Blocks until the host is done with all that was submitted here; the current stream of a GPU
+  // goes on after it. Raises what a signal handler raised.
   void Wait();
   // Of those: (index, still the parameter's gradient and unchanged, the operation's error or None),
   // where something is amiss.

@@ -91,7 +91,9 @@ PyObject* Call(PyObject* self, PyObject* args, PyObject* kwargs) {
   return PyObject_CallMethod(self, "wait", nullptr);  // that of a derived class
 }
 
-PyObject* Done(PyObject* self, PyObject*) {
+PyObject* Done(PyObject* self, PyObject*) { return PyBool_FromLong(Of(self).bound.IsDone()); }
+
+PyObject* Completed(PyObject* self, PyObject*) {
   return PyBool_FromLong(Of(self).bound.handle().done());
 }
 
@@ -127,8 +129,9 @@ void AddHandleType(py::module_& module) {
   static PyMethodDef methods[] = {
       {"wait", AsCFunction(Wait), METH_FASTCALL | METH_KEYWORDS,
        "Blocks until done; returns the result, or raises the operation's error."},
-      {"done", Done, METH_NOARGS, "Whether wait() would return, or raise, at once."},
+      {"done", Done, METH_NOARGS, "Whether wait() would return, or raise, with all work done."},
       {"poll", Done, METH_NOARGS, "The same as done()."},
+      {"completed", Completed, METH_NOARGS, "Whether wait() would not block."},
       {"gathered", GatheredOf, METH_NOARGS, "What a finished allgather or alltoall brought."},
       {"last_joined", LastJoined, METH_NOARGS, "The rank that joined last, of a finished join."},
       {}};

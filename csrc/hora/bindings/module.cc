@@ -32,6 +32,7 @@ PYBIND11_MODULE(_core, module) {
   hora::bindings::BindConstants(module);
   hora::bindings::BindHandle(module);
   hora::bindings::BindEngine(module);
+  hora::bindings::BindDevice(module);
   hora::bindings::BindNetwork(module);
   hora::bindings::BindProcessSets(module);
   hora::bindings::BindObservation(module);

@@ -95,7 +95,7 @@ TensorView FromDLPack(const dlpack::Tensor& tensor) {
   }
   if (!IsDense(tensor)) Refuse("the tensor is not contiguous; pass tensor.contiguous()");
   if (tensor.device.type != dlpack::kCpu && tensor.device.type != dlpack::kCuda) {
-    Refuse(fmt::format("tensors on DLPack device type {} are not supported; use the CPU",
+    Refuse(fmt::format("tensors on DLPack device type {} are not supported; use the CPU or CUDA",
                        tensor.device.type));
   }
   return ViewOf(tensor, *dtype);
@@ -113,7 +113,7 @@ TensorView FromAttributes(py::handle tensor) {
   }
   const std::string device = py::str(tensor.attr("device").attr("type"));
   if (device != "cpu" && device != "cuda")
-    Refuse(fmt::format("tensors on {} are not supported", device));
+    Refuse(fmt::format("tensors on {} are not supported; use the CPU or CUDA", device));
   const py::object index = tensor.attr("device").attr("index");
   return {.data = reinterpret_cast<std::byte*>(tensor.attr("data_ptr")().cast<std::uintptr_t>()),
           .dtype = *dtype,
@@ -193,8 +193,9 @@ std::optional<TensorView> ReadPlainTensor(py::handle tensor) {
     return std::nullopt;
   }
   const std::optional<DType> dtype = ToDType(view.dtype);
-  const bool fits = dtype && *dtype <= DType::kFloat64 && view.device.type == dlpack::kCpu &&
-                    IsDense(view) && !IsNegated(tensor);
+  const bool known = view.device.type == dlpack::kCpu || view.device.type == dlpack::kCuda;
+  const bool fits =
+      dtype && *dtype <= DType::kFloat64 && known && IsDense(view) && !IsNegated(tensor);
   if (!fits) return std::nullopt;
   return ViewOf(view, *dtype);
 }
@@ -213,6 +214,18 @@ TensorView ReadTensor(py::handle tensor) {
     Refuse(fmt::format("this tensor has no dense memory that can be read: {}", failure.what()));
   }
   return FromDLPack(view);
+}
+
+StreamQuery StreamQueryOf(py::handle tensor) {
+  const dlpack::ExchangeApi* api = ExchangeApiOf(tensor);
+  return api == nullptr ? nullptr : api->current_work_stream;
+}
+
+StreamQuery PlainStreamQuery() {
+  if (PlainTypes().empty()) return nullptr;
+  const dlpack::ExchangeApi* api =
+      FindExchangeApi(reinterpret_cast<PyObject*>(PlainTypes().front()));
+  return api == nullptr ? nullptr : api->current_work_stream;
 }
 
 }  // namespace hora::bindings

@@ -8,17 +8,19 @@
 extern "C" {
 
 // Counts changes of anything below. Both libraries come from one build; this notices when not.
-#define HORA_ENGINE_API_VERSION 1
+#define HORA_ENGINE_API_VERSION 2
 
-// Dense and row-major, on the CPU; dtype as in hora/tensor/dtype.h.
+// Dense and row-major; dtype as in hora/tensor/dtype.h.
 struct HoraTensor {
   void* data;
   int32_t dtype;
+  int32_t gpu;  // its index; -1: on the CPU
   int32_t ndim;
   const int64_t* dims;
 };
 
-// One blocking operation. All memory is the caller's, and need only last for the call.
+// One blocking operation; of a GPU's tensors, in the order of the current stream. All memory is the
+// caller's, and need only last for the call.
 struct HoraCall {
   const char* name;
   int32_t kind;       // hora/tensor/op_kind.h
@@ -37,10 +39,9 @@ struct HoraCall {
 // What an operation leaves behind. Release it, whatever it holds.
 struct HoraResult {
   void* owner;
-  const char* error;  // null when it went well
-  bool running;       // a signal ended the wait: the tensors must never be freed
-  const void* data;   // allgather, alltoall: of the first tensor, in rank order
-  size_t bytes;
+  const char* error;    // null when it went well
+  bool running;         // a signal ended the wait: the tensors must never be freed
+  size_t bytes;         // allgather, alltoall: of the first tensor's result; see `fetch`
   const int64_t* rows;  // allgather, alltoall: from each rank of the set
   size_t row_count;
 };
@@ -51,6 +52,9 @@ struct HoraEngineApi {
   // This rank's place in a process set and the size of the set; false when it is in none such.
   bool (*place)(int32_t process_set, int32_t* rank, int32_t* size);
   void (*run)(const HoraCall* call, HoraResult* result);
+  // Copies those bytes, in rank order, to memory of the device that the tensor is on. False: not;
+  // `error` says why.
+  bool (*fetch)(HoraResult* result, void* to);
   void (*release)(HoraResult* result);
 };
 

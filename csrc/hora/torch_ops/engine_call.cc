@@ -3,8 +3,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <atomic>
-#include <cstddef>
-#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -74,6 +72,7 @@ DType ToDType(ScalarType type) {
 HoraTensor View(const Tensor& tensor) {
   return {.data = tensor.data_ptr(),
           .dtype = static_cast<std::int32_t>(ToDType(tensor.scalar_type())),
+          .gpu = tensor.is_cuda() ? tensor.get_device_index() : -1,
           .ndim = static_cast<std::int32_t>(tensor.dim()),
           .dims = tensor.sizes().data()};
 }
@@ -124,6 +123,11 @@ class Call {
     return result_;
   }
 
+  void FetchInto(const Tensor& tensor) {
+    if (result_.bytes == 0 || Api().fetch(&result_, tensor.data_ptr())) return;
+    throw std::runtime_error(result_.error);
+  }
+
   std::vector<Tensor> TakeOutputs() { return std::move(outputs_); }
 
  private:
@@ -164,7 +168,7 @@ Gathered RunGathering(const Terms& terms, const Tensor& input,
   std::int64_t rows = 0;
   for (const std::int64_t each : gathered.rows) rows += each;
   gathered.tensor = EmptyRows(input, rows);
-  if (result.bytes > 0) std::memcpy(gathered.tensor.data_ptr(), result.data, result.bytes);
+  call.FetchInto(gathered.tensor);
   return gathered;
 }
 
@@ -176,11 +180,11 @@ Tensor EmptyRows(const Tensor& like, std::int64_t rows) {
 
 Tensor FilledUp(const Tensor& dense, std::int64_t rows) {
   Tensor filled = EmptyRows(dense, rows);
-  const std::size_t used = static_cast<std::size_t>(dense.numel()) * dense.element_size();
-  const std::size_t all = static_cast<std::size_t>(filled.numel()) * dense.element_size();
-  auto* bytes = static_cast<std::byte*>(filled.data_ptr());
-  if (used > 0) std::memcpy(bytes, dense.data_ptr(), used);
-  if (all > used) std::memset(bytes + used, 0, all - used);
+  const std::int64_t used = dense.size(0);
+  Tensor begin = torch::stable::narrow(filled, 0, 0, used);
+  torch::stable::copy_(begin, dense);
+  Tensor end = torch::stable::narrow(filled, 0, used, rows - used);
+  torch::stable::zero_(end);
   return filled;
 }
 

@@ -1,5 +1,5 @@
-// torch.ops.hora.*: schemas and CPU kernels. How their results look without running (fake kernels)
-// and their gradients are in python/hora/torch/operators.py.
+// torch.ops.hora.*: schemas and kernels, the same for the CPU and CUDA. How their results look
+// without running (fake kernels) and their gradients are in python/hora/torch/operators.py.
 //
 // Whatever differs between ranks or jobs and shows in a result's shape or gradient is an argument,
 // so that no two processes can have the same graph and mean different things by it: compilers keep
@@ -159,6 +159,16 @@ STABLE_TORCH_LIBRARY(hora, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hora, CPU, library) {
+  library.impl("allreduce", TORCH_BOX(&hora::torch_ops::Allreduce));
+  library.impl("grouped_allreduce", TORCH_BOX(&hora::torch_ops::GroupedAllreduce));
+  library.impl("broadcast", TORCH_BOX(&hora::torch_ops::Broadcast));
+  library.impl("broadcast_gradient", TORCH_BOX(&hora::torch_ops::BroadcastGradient));
+  library.impl("allgather", TORCH_BOX(&hora::torch_ops::Allgather));
+  library.impl("reducescatter", TORCH_BOX(&hora::torch_ops::Reducescatter));
+  library.impl("alltoall", TORCH_BOX(&hora::torch_ops::Alltoall));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hora, CUDA, library) {
   library.impl("allreduce", TORCH_BOX(&hora::torch_ops::Allreduce));
   library.impl("grouped_allreduce", TORCH_BOX(&hora::torch_ops::GroupedAllreduce));
   library.impl("broadcast", TORCH_BOX(&hora::torch_ops::Broadcast));

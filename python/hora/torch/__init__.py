@@ -73,6 +73,7 @@ from hora.torch import elastic
 from hora.torch.barriers import barrier, join
 from hora.torch.broadcasts import broadcast, broadcast_, broadcast_async, broadcast_async_
 from hora.torch.compression import Compression, Compressor
+from hora.torch.devices import device, set_device
 from hora.torch.exchanges import (
     allgather,
     allgather_async,
@@ -108,7 +109,7 @@ from hora.torch.operations import (
     allreduce_async_,
 )
 from hora.torch.optimizer import DistributedOptimizer
-from hora.torch.primary import device, is_primary, print_rank0, save_on_primary, set_device
+from hora.torch.primary import is_primary, print_rank0, save_on_primary
 from hora.torch.sparse import sparse_allreduce_async
 from hora.torch.state import broadcast_optimizer_state, broadcast_parameters
 from hora.torch.symmetric_memory import symmetric_empty

@@ -70,7 +70,8 @@ def broadcast(
                 gradients[0], name=name_of_gradient, process_set=process_set, priority=priority
             )
             # Not zeros_like(), which would keep this rank out of a second derivative.
-            return [mean if is_root else mean.masked_fill(torch.tensor(True), 0)]
+            everywhere = torch.tensor(True, device=mean.device)
+            return [mean if is_root else mean.masked_fill(everywhere, 0)]
 
         return [handle.wait()], gradient
 

@@ -161,7 +161,7 @@ def alltoall(
     if splits is None:
         if tensor.shape[0] % size:
             raise UsageError(f"alltoall: {tensor.shape[0]} rows cannot be split evenly by {size}")
-        even = torch.full((size,), tensor.shape[0] // size, dtype=torch.int64)
+        even = torch.full((size,), tensor.shape[0] // size, dtype=torch.int64, device="cpu")
         return torch.ops.hora.alltoall(tensor, even, tensor.shape[0], False, name or "", number)[0]
     counts = torch.as_tensor(splits, device="cpu")
     return torch.ops.hora.alltoall(tensor, counts, -1, False, name or "", number)

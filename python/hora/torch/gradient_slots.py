@@ -82,7 +82,7 @@ class Slot:
         gradient = self.parameter.grad
         if gradient is None or self.view is None or gradient is self.view:
             return
-        odd = gradient.requires_grad or gradient.layout is not torch.strided
+        odd = gradient.requires_grad or gradient.layout is not torch.strided or not gradient.is_cpu
         if not odd and gradient.dtype == self.view.dtype:
             with torch.no_grad():
                 self.parameter.grad = self.view.copy_(gradient)
@@ -107,12 +107,12 @@ class Slot:
 
     def _zeros(self) -> torch.Tensor:
         parameter = self.parameter.detach()
-        if self.sparse_dim == 0 and self.view is not None:
+        if self.sparse_dim == 0 and self.view is not None and parameter.is_cpu:
             return self.view.zero_()
         if self.sparse_dim == 0:
             return torch.zeros_like(parameter)
         return torch.sparse_coo_tensor(
-            torch.empty((self.sparse_dim, 0), dtype=torch.int64),
+            torch.empty((self.sparse_dim, 0), dtype=torch.int64, device=parameter.device),
             parameter.new_empty((0, *parameter.shape[self.sparse_dim :])),
             parameter.shape,
             check_invariants=False,  # or PyTorch warns that it is off by default

@@ -36,7 +36,7 @@ def place_gradients(
         for slot, offset in zip(alike, offsets, strict=False):  # the last offset is the end
             # Not memory[…]: slices of a tensor share a version, and each gradient needs its own.
             shape = slot.parameter.shape
-            own = torch.empty(0, dtype=dtype)
+            own = torch.empty(0, dtype=dtype, device="cpu")
             own.set_(memory.untyped_storage(), offset, (shape.numel(),), (1,))
             placed.append((slot, own.view(shape)))
     return placed

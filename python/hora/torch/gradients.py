@@ -157,6 +157,9 @@ class GradientReducer:
             for slot in self._unplaced
             if slot.parameter.requires_grad and not is_lazy(slot.parameter)
         ]
+        # Ranks see each other's memory on the CPU only.
+        ready = [slot for slot in ready if slot.parameter.is_cpu]
+        self._unplaced = [slot for slot in self._unplaced if not slot.parameter.is_cuda]
         if self._place is None or not ready:
             return
         for slot, view in self._place(ready):
@@ -232,6 +235,8 @@ class GradientReducer:
         """
         if self._overlaps is not None or not _core.is_initialized():
             return bool(self._overlaps)
+        if any(slot.parameter.is_cuda for slot in self._slots):
+            return True  # the backward pass leaves the cores alone
         ranks = _core.topology().local_size
         return len(os.sched_getaffinity(0)) > ranks * torch.get_num_threads()
 

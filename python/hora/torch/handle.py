@@ -26,6 +26,13 @@ class Handle(_core.Handle, Generic[T]):
     Its result is a tensor, of a grouped operation a list of tensors, of an alltoall a pair. Any
     thread may call. ``wait`` may be called again, and gives the same result (or error). Calling the
     handle is the same as ``wait()``.
+
+    Tensors on a GPU are worked on in the order of streams, as by any function of PyTorch. The
+    operation comes after what the current stream had got when it was submitted. ``wait`` blocks the
+    host until the ranks agree and the work is on its way, not until the GPU has done it; what the
+    current stream gets from then on comes after the operation. So results can be used at once, on
+    the stream where ``wait`` was called; another stream waits for that one, or calls ``wait``, too.
+    The tensors may be dropped at any time: their memory is not given out before the GPU is past it.
     """
 
     # What every operation needs is in C++, for a handle must cost less than a small operation.
@@ -36,12 +43,14 @@ class Handle(_core.Handle, Generic[T]):
         """The name under which ranks meet for this operation."""
 
         def done(self) -> bool:
-            """Whether ``wait`` would return, or raise, at once."""
+            """Whether ``wait`` would not block, and a GPU is through with the work, too."""
 
         poll = done
 
         def wait(self, timeout: float | None = None) -> T:
             """Blocks until the operation is done; returns its result.
+
+            On a GPU: until it is on its way there, before what the current stream gets next.
 
             Raises the operation's error, or ``WaitTimeoutError`` after ``timeout`` seconds; the
             operation then goes on, and may be waited for again.
@@ -96,7 +105,7 @@ class PreparedHandle(Handle[T]):
             with profiled("wait", self.name):
                 result = super().wait(timeout)
         finally:
-            if self._ring is not None and self.done():
+            if self._ring is not None and self.completed():
                 self._ring.vacate(self._slot, self._submitted)
                 self._ring = None
         if self._lock is None:
@@ -118,12 +127,15 @@ def _checked(handle: Handle[T]) -> Handle[T]:
 
 
 def poll(handle: Handle[Any]) -> bool:
-    """Whether ``synchronize(handle)`` would not block."""
+    """Whether ``synchronize(handle)`` would not block, and a GPU is through with the work, too."""
     return _checked(handle).done()
 
 
 def synchronize(handle: Handle[T]) -> T:
-    """Waits for an asynchronous operation; returns its result, or raises its error."""
+    """Waits for an asynchronous operation; returns its result, or raises its error.
+
+    On a GPU the current stream waits, and not the host: see ``Handle``.
+    """
     return handle.wait() if isinstance(handle, Handle) else _checked(handle).wait()
 
 

@@ -84,7 +84,7 @@ class DistributedLossReducer:
         self._until_next = self._every
         is_first = self._value is None
         self._collect()
-        mean = torch.tensor(self._sum / self._count, dtype=torch.float64)
+        mean = torch.tensor(self._sum / self._count, dtype=torch.float64, device="cpu")
         self._sum, self._count = 0.0, 0
         self._under_way = allreduce_async_(
             mean, name=self._name, op=self._op, process_set=self._process_set
@@ -153,7 +153,8 @@ class MetricAverager:
 
     def compute(self) -> dict[str, float]:
         """The means over all ranks so far; nan for what nobody has updated. Every rank calls it."""
-        totals = torch.tensor([*self._sums.values(), *self._counts.values()], dtype=torch.float64)
+        numbers = [*self._sums.values(), *self._counts.values()]
+        totals = torch.tensor(numbers, dtype=torch.float64, device="cpu")
         allreduce_(totals, name=self._name, op=Sum, process_set=self._process_set)
         sums, counts = totals.reshape(2, -1).tolist()
         return {

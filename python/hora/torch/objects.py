@@ -102,9 +102,9 @@ def broadcast_bytes(
         except Exception as error:  # whatever it is, the others must not wait in vain
             failure = error
             payload = _FAILED + f"{type(error).__name__}: {error}".encode()
-    length = torch.tensor(len(payload), dtype=torch.int64)
+    length = torch.tensor(len(payload), dtype=torch.int64, device="cpu")
     broadcast_(length, root_rank, None if name is None else f"{name}.length", process_set)
-    buffer = torch.empty(int(length), dtype=torch.uint8)
+    buffer = torch.empty(int(length), dtype=torch.uint8, device="cpu")
     if payload:
         buffer.copy_(_as_tensor(payload))
     broadcast_(buffer, root_rank, name, process_set)
@@ -146,7 +146,9 @@ def broadcast_plain(
     text = broadcast_bytes(packed, root_rank, name, process_set)
     is_root = runtime.rank() == root_rank
     data, specs = decode(text)
-    tensors = [dense(tensor) for tensor in sources] if is_root else [s.allocate() for s in specs]
+    tensors = (
+        [dense(tensor).cpu() for tensor in sources] if is_root else [s.allocate() for s in specs]
+    )
     wait_all(
         [
             broadcast_async_(
@@ -166,7 +168,7 @@ def metric_average(
     """Returns the mean over the ranks of one number (a float, or a tensor of one element)."""
     if isinstance(value, torch.Tensor):
         value = value.detach()
-    number = torch.tensor(float(value), dtype=torch.float64)
+    number = torch.tensor(float(value), dtype=torch.float64, device="cpu")
     return float(allreduce(number, name=name, process_set=process_set))
 
 
@@ -191,7 +193,7 @@ def _pickled(obj: Any) -> bytes:
 def _plain(obj: Any) -> bytes:
     """The length of the text in 8 bytes, the text, and the bytes of the tensors in it."""
     text, tensors = encode(obj, "the object")
-    memory = [_bytes_of(dense(tensor)) for tensor in tensors]
+    memory = [_bytes_of(dense(tensor).cpu()) for tensor in tensors]
     return b"".join([len(text).to_bytes(8, "little"), text, *memory])
 
 

@@ -2,7 +2,8 @@
 
 Every rank of the process set calls the same operation with the same ``name``; ranks may submit
 names in any order. Operations without a name meet in the order in which each rank submits them, per
-kind and process set. Tensors are CPU tensors of any strides.
+kind and process set. Tensors are of the CPU or of this rank's GPU (``set_device``), of any strides;
+all of one operation are on the same device. What streams see of it, ``Handle`` says.
 
 Suffixes: ``_`` writes the result into the tensor it was given (under no_grad, also for leaves that
 require grad), ``_async`` returns a ``Handle`` at once; leave the tensor alone until it is done. The

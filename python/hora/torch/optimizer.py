@@ -66,7 +66,7 @@ class DistributedOptimizer(WrappedOptimizer):
         process_set: the ranks that train together; elsewhere ``step`` is the wrapped optimizer's.
         gradient_as_bucket_view: gradients lie in memory that all ranks of the set see, and are
             reduced there without a copy; the memory stays for as long as the optimizer does.
-            Making the optimizer is then collective.
+            Making the optimizer is then collective. Gradients on a GPU stay where they are.
         step_in_backward: steps on parts of the parameters while the backward pass still runs, and
             frees their gradients: see ``InBackwardOptimizer``.
         overlap: whether another thread reduces gradients during the backward pass (True) or this
@@ -78,6 +78,9 @@ class DistributedOptimizer(WrappedOptimizer):
     weight decay touches it, as in Horovod. ``step`` with a closure reduces the gradients after
     each call of the closure and averages the loss that it returns, because optimizers such as
     LBFGS decide by the loss, and all ranks must decide alike. Not thread-safe, as any optimizer.
+
+    Gradients on a GPU are submitted in the order of the stream that computed them, and ``step`` and
+    ``synchronize`` make the current stream wait for them, not the host.
     """
 
     def __init__(  # noqa: PLR0917 - Horovod's signature
@@ -283,7 +286,7 @@ class DistributedOptimizer(WrappedOptimizer):
             return loss
         if isinstance(loss, torch.Tensor):
             return allreduce(loss.detach(), process_set=self.process_set)
-        mine = torch.tensor(float(loss), dtype=torch.float64)
+        mine = torch.tensor(float(loss), dtype=torch.float64, device="cpu")
         return float(allreduce(mine, process_set=self.process_set))
 
     def fill_in_gradients(self) -> None:

@@ -22,14 +22,17 @@ _SCALARS = (bool, int, float, str, type(None))
 class TensorSpec:
     """Where a tensor goes in decoded data: ``index`` in the list, and what to allocate."""
 
-    def __init__(self, index: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, index: int, dtype: torch.dtype, shape: tuple[int, ...], on_gpu: bool
+    ) -> None:
         self.index = index
         self.dtype = dtype
         self.shape = shape
+        self.on_gpu = on_gpu  # where the original is
 
     def allocate(self) -> torch.Tensor:
-        """An uninitialised tensor of this dtype and shape."""
-        return torch.empty(self.shape, dtype=self.dtype)
+        """An uninitialised tensor of this dtype and shape, on the CPU."""
+        return torch.empty(self.shape, dtype=self.dtype, device="cpu")
 
 
 def encode(data: Any, where: str) -> tuple[bytes, list[torch.Tensor]]:
@@ -48,9 +51,13 @@ def decode(text: bytes) -> tuple[Any, list[TensorSpec]]:
 
 
 def fill(data: Any, tensors: list[torch.Tensor]) -> Any:
-    """Replaces every ``TensorSpec`` in decoded data by its tensor."""
+    """Replaces every ``TensorSpec`` in decoded data by its tensor, which came on the CPU.
+
+    One that was on a GPU goes to this rank's current one, if there is any.
+    """
     if isinstance(data, TensorSpec):
-        return tensors[data.index]
+        tensor = tensors[data.index]
+        return tensor.to("cuda") if data.on_gpu and torch.cuda.is_available() else tensor
     if isinstance(data, dict):
         return {key: fill(value, tensors) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -63,7 +70,8 @@ def _encode(data: Any, where: str, tensors: list[torch.Tensor]) -> Any:
     if isinstance(data, torch.Tensor):
         check_tensor(data, where, MOVABLE)
         tensors.append(data)
-        return {"tensor": [str(data.dtype).removeprefix("torch."), list(data.shape)]}
+        dtype = str(data.dtype).removeprefix("torch.")
+        return {"tensor": [dtype, list(data.shape), data.is_cuda]}
     if isinstance(data, dict):
         for key in data:
             if type(key) not in _SCALARS:
@@ -89,7 +97,7 @@ def _decode(node: Any, specs: list[TensorSpec]) -> Any:
     ((tag, content),) = node.items()
     if tag == "tensor":
         dtype = getattr(torch, content[0])
-        specs.append(TensorSpec(len(specs), dtype, tuple(content[1])))
+        specs.append(TensorSpec(len(specs), dtype, tuple(content[1]), content[2]))
         return specs[-1]
     if tag == "dict":
         return {key: _decode(value, specs) for key, value in content}

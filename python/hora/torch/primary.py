@@ -1,4 +1,4 @@
-"""What a script does once for all ranks, and where each rank computes."""
+"""What a script does once for all ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from hora import runtime
 
-__all__ = ["device", "is_primary", "print_rank0", "save_on_primary", "set_device"]
+__all__ = ["is_primary", "print_rank0", "save_on_primary"]
 
 
 def is_primary() -> bool:
@@ -49,24 +49,6 @@ def save_on_primary(obj: Any, path: str | os.PathLike[str]) -> bool:
             os.unlink(unfinished)
         raise
     return True
-
-
-def device() -> torch.device:
-    """Where this rank computes: the GPU of its local rank if there is one, else the CPU.
-
-    Where a host has fewer GPUs than ranks, ranks share them in turn.
-    """
-    if torch.cuda.is_available():
-        return torch.device("cuda", runtime.local_rank() % torch.cuda.device_count())
-    return torch.device("cpu")
-
-
-def set_device() -> torch.device:
-    """Makes ``device()`` the current one, before anything is allocated on a GPU; returns it."""
-    chosen = device()
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    return chosen
 
 
 def _umask() -> int:

@@ -51,7 +51,7 @@ def start_sparse(
         op = ReduceOp(terms.reduce_op).name.title()
         raise UsageError(f"{what}: op={op} needs a dense tensor; pass tensor.to_dense()")
     tensor = tensor.detach()
-    shape = torch.tensor([tensor.shape], dtype=torch.int64)
+    shape = torch.tensor([tensor.shape], dtype=torch.int64, device=tensor.device)
     parts = [tensor._indices().t(), _scaled(tensor._values(), terms.prescale), shape]
     handle = start_gathering(ALLGATHER, name, parts, Terms(process_set=terms.process_set))
     return handle.then(lambda gathered: _assembled(what, tensor, gathered, terms, process_set))

@@ -93,7 +93,7 @@ def _restore_dtypes(optimizer: torch.optim.Optimizer, received: Mapping[Any, Any
             loaded = state.get(key)
             both = isinstance(value, torch.Tensor) and isinstance(loaded, torch.Tensor)
             if both and loaded.dtype != value.dtype:
-                state[key] = value
+                state[key] = value.to(loaded.device)
 
 
 def _pairs(params: Any) -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from hora import _core
 from hora.errors import UsageError
 from hora.ops import NameRing, ReduceOp
 from hora.process_sets import global_process_set
+from hora.torch.devices import used_on_current_stream
 from hora.torch.handle import Handle, PreparedHandle
 from hora.torch.kinds import (
     ALLREDUCE,
@@ -90,7 +91,7 @@ def run_plain(  # noqa: PLR0917 - called on a short way
     process_set: int,
     priority: int,
 ) -> bool:
-    """An operation on one dense CPU tensor, when the caller waits: whether it has been done."""
+    """An operation on one dense tensor, when the caller waits: whether it has been done."""
     if reduce_op == _ADASUM:
         return False
     key = name
@@ -229,27 +230,32 @@ def start_gathering(
         for source in _sources(kind, name, tensors, terms)
     ]
     core, ring, slot = _submit(kind, name, _operand(sources), None, terms, splits, blocking)
-    forms = [(source.dtype, tuple(source.shape[1:])) for source in sources]
+    forms = [(source.dtype, tuple(source.shape[1:]), source.device) for source in sources]
 
     def finish() -> list[Gathering]:
         return [
-            Gathering(gathered_tensor(gathered, dtype, row), gathered.first_dims)
-            for gathered, (dtype, row) in zip(core.gathered(), forms, strict=True)
+            Gathering(gathered_tensor(gathered, *form), gathered.first_dims)
+            for gathered, form in zip(core.gathered(), forms, strict=True)
         ]
 
     return PreparedHandle(core, None, finish, ring, slot)
 
 
 def gathered_tensor(
-    gathered: _core.Gathered, dtype: torch.dtype, row: tuple[int, ...]
+    gathered: _core.Gathered, dtype: torch.dtype, row: tuple[int, ...], device: torch.device
 ) -> torch.Tensor:
     """The engine's bytes, without a copy, as a tensor of shape [rows of all ranks, *row]."""
     shape = (sum(gathered.first_dims), *row)
-    result = torch.empty(shape if gathered.nbytes == 0 else 0, dtype=dtype)
+    result = torch.empty(shape if gathered.nbytes == 0 else 0, dtype=dtype, device=device)
     if gathered.nbytes == 0:
         return result
+    memory: torch.Tensor | None = gathered.memory
+    if memory is None:
+        memory = from_dlpack(gathered)
+    else:
+        used_on_current_stream(memory)  # it was allocated for the engine's
     # set_() and not view(): autograd forbids in-place changes to views that an operation returns.
-    result.set_(from_dlpack(gathered).untyped_storage())
+    result.set_(memory.untyped_storage())
     return result.resize_(shape)  # of the same number of elements: nothing moves
 
 

@@ -46,18 +46,18 @@ def symmetric_empty(
 
     Raises ``MismatchError`` on every rank when sizes or dtypes differ, ``ResourceError`` on every
     rank when one has no memory left (the group goes on), ``UsageError`` for a set that this rank
-    is not in.
+    is not in. There is none on a GPU: its tensors are reduced as they are.
     """
     shape = _shape_of(size)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     _, ranks = place_in(process_set)
     number = process_set.process_set_id
     if ranks == 1 or number is None:
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
     nbytes = math.prod(shape) * dtype.itemsize
     what = f"{str(dtype).removeprefix('torch.')} {list(shape)}"
     memory = _core.symmetric_memory(number, nbytes, what)
-    result = torch.empty(shape if memory is None else 0, dtype=dtype)
+    result = torch.empty(shape if memory is None else 0, dtype=dtype, device="cpu")
     if memory is None:
         return result
     # set_() and not view(): the tensor is to be like one that torch.empty() made.

@@ -151,7 +151,7 @@ def _statistics(
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Mean and biased variance per channel over all ranks, as float64, and how many values."""
     own = wide.numel() // wide.shape[1] if wide.shape[1] else 0
-    row = torch.zeros(1 + 2 * wide.shape[1], dtype=torch.float64)
+    row = torch.zeros(1 + 2 * wide.shape[1], dtype=torch.float64, device=wide.device)
     if own:
         variance, mean = torch.var_mean(wide, _axes(wide), correction=0)
         row[0] = own

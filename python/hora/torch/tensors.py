@@ -47,7 +47,7 @@ def is_plain(tensor: torch.Tensor, dtypes: frozenset[torch.dtype]) -> bool:
             type(tensor) in _PLAIN_TYPES
             and tensor.dtype in dtypes
             and tensor.is_contiguous()
-            and tensor.is_cpu
+            and (tensor.is_cpu or tensor.is_cuda)
             and not tensor.is_neg()
         )
     except RuntimeError:
@@ -71,10 +71,10 @@ def check_tensor(tensor: object, what: str, dtypes: frozenset[torch.dtype]) -> N
         raise UsageError(
             f"{what}: tensors of layout {tensor.layout} are not supported; pass tensor.to_dense()"
         )
-    if not tensor.is_cpu:
+    if not (tensor.is_cpu or tensor.is_cuda):
         raise UsageError(
-            f"{what}: tensors on {tensor.device} are not supported, only dense CPU tensors; "
-            "pass tensor.cpu()"
+            f"{what}: tensors on {tensor.device} are not supported, only those of the CPU and of "
+            "CUDA; pass tensor.cpu()"
         )
     if tensor.dtype not in dtypes:
         names = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)

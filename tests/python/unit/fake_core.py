@@ -49,6 +49,7 @@ class Gathered:
         self.first_dims = [part.shape[0] for part in parts]
         self._bytes = torch.cat(parts).reshape(-1).view(torch.uint8)
         self.nbytes = self._bytes.numel()
+        self.memory = None
 
     def __dlpack__(self, **options):
         return self._bytes.__dlpack__(**options)
@@ -99,7 +100,7 @@ class Handle:
     def done(self):
         return self._operation.finished
 
-    poll = done
+    poll = completed = done
 
     def wait(self, timeout=None):
         self._operation.wait(timeout)
@@ -147,6 +148,7 @@ class FakeCore:
         self.sets = {}
         self.timeline = None
         self.log_level = None
+        self.device = None
         self._held = False
         self._open = {}
 
@@ -291,6 +293,17 @@ class FakeCore:
             and not tensor.is_neg()
         )
 
+    def set_device_calls(self, current_stream, allocate, record):
+        self.device_calls = current_stream, allocate, record
+
+    def choose_device(self, index):
+        if self.device not in (None, index):
+            raise UsageError(f"this rank works on cuda:{self.device}")
+        self.device = index
+
+    def chosen_device(self):
+        return self.device
+
     def set_usual(self, handle_class, operators, global_set, profiling, bump):
         self.usual = handle_class, operators, global_set, profiling, bump
 
@@ -366,6 +379,7 @@ class FakeCore:
             "start_usual", "run_usual", "set_usual", "try_run", "is_plain", "set_plain_types",
             "add_process_set", "remove_process_set", "process_sets", "metrics", "pending", "tuning",
             "set_log_level", "start_timeline", "stop_timeline", "forget_compiled_names",
+            "set_device_calls", "choose_device", "chosen_device",
         ):  # fmt: skip
             setattr(module, name, getattr(self, name))
         module.GradientCollector = functools.partial(GradientCollector, self)
