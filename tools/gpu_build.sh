@@ -33,23 +33,24 @@ own_architecture() {
     sed -nE 's/^ *([0-9]+)\.([0-9]+) *$/\1\2-real/p' | sort -u | paste -sd ';' || true
 }
 
-# Says what is missing and fails where there is no CUDA plugin to build.
+# Fails where there is no CUDA plugin to build, which CMake has explained; ends the script where
+# something is wrong.
 build_for_gpu() {
   local targets=(_core gpu_test pack_bench hora_cuda_plugin) known
   local architectures=${HORA_CUDA_ARCHITECTURES:-$(own_architecture)}
   cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DHORA_BUILD_PYTHON=ON \
     -DHORA_BUILD_TESTS=ON -DHORA_BUILD_BENCHMARKS=OFF -DPython_EXECUTABLE="$python" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
-    ${architectures:+-DHORA_CUDA_ARCHITECTURES="$architectures"}
-  known=$(cmake --build build/gpu --target help)
+    ${architectures:+-DHORA_CUDA_ARCHITECTURES="$architectures"} || exit 1
+  known=$(cmake --build build/gpu --target help) || exit 1
   if ! grep -q '^gpu_test:' <<<"$known"; then return 1; fi
   if grep -q '^_torch_ops:' <<<"$known"; then targets+=(_torch_ops); fi
-  cmake --build build/gpu --target "${targets[@]}"
+  cmake --build build/gpu --target "${targets[@]}" || exit 1
 
   # The package as it would be installed.
   rm -rf build/gpu/python
   mkdir -p build/gpu/python
-  cp -r python/hora build/gpu/python/
-  cp build/gpu/csrc/hora/*.so build/gpu/plugins/*.so build/gpu/python/hora/
+  cp -r python/hora build/gpu/python/ || exit 1
+  cp build/gpu/csrc/hora/*.so build/gpu/plugins/*.so build/gpu/python/hora/ || exit 1
   export PYTHONPATH=$PWD/build/gpu/python${PYTHONPATH:+:$PYTHONPATH}
 }

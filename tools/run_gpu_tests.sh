@@ -105,13 +105,14 @@ if ! build_for_gpu; then
   exit 0
 fi
 "$python" -m hora.cli check | sed -n '/^Versions:/,/^This machine:/{/^This machine:/!p}'
-if wanted cpp; then run_cpp; fi
-if has_gpu; then
-  run_on_ranks
-  if wanted sanitizer; then run_sanitizer; fi
-else
-  echo "test-gpu: THERE IS NO GPU HERE that PyTorch can use: tests that need one were skipped"
+if ! has_gpu; then
+  build/gpu/tests/gpu/gpu_test --gtest_brief=1 | tail -n 4
+  echo "test-gpu: THERE IS NO GPU HERE that PyTorch can use: what needs one was built, and not run"
+  exit 0
 fi
+if wanted cpp; then run_cpp; fi
+run_on_ranks
+if wanted sanitizer; then run_sanitizer; fi
 printf 'test-gpu: passed: %s\n' "${ran[@]:-nothing}"
 if [ ${#skipped[@]} -gt 0 ]; then printf 'test-gpu: skipped: %s\n' "${skipped[@]}"; fi
 if [ ${#failed[@]} -gt 0 ]; then
