@@ -42,6 +42,7 @@ run_ranks() {
     --output-dir "$logs/$name" "$python" -m pytest -p no:cacheprovider -q "$@"
   if [ ${#failed[@]} = "$before" ]; then
     tail -n 3 "$logs/$name/rank.0/stdout"
+    if ! grep -q ' passed' "$logs/$name/rank.0/stdout"; then failed+=("$name (nothing ran)"); fi
     return
   fi
   for ((rank = 0; rank < ranks; rank++)); do
