@@ -89,17 +89,18 @@ Status DeviceLane::Open() {
     if (!card) return card.error();
     cards.push_back(std::move(*card));
   }
-  is_open_ = true;
   Result<DeviceChoice> choice = ChooseDeviceEngine(cards, options_.names, options_.layout);
   if (!choice) {
     refusal_ = choice.error();
+    is_open_ = true;
     return Status::Ok();
   }
   opening.why = std::move(choice->why);
   if (choice->engine == DeviceEngine::kNccl) {
     if (Status status = AgreeOnNccl(opening, CreateNccl(opening)); !status.ok()) return status;
-    if (!refusal_.ok()) return Status::Ok();
   }
+  is_open_ = true;
+  if (!refusal_.ok()) return Status::Ok();
   Opened& opened = *opening.opened;
   std::function<Status()> lost = options_.lost;
   if (opening.communicator != nullptr) {

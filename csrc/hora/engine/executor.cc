@@ -46,10 +46,10 @@ Executor::Executor(ExecutorOptions options,
                    std::unique_ptr<DeviceLane> device, TensorQueue& queue, Observer& observer)
     : options_(std::move(options)),
       backends_(std::move(backends)),
-      device_(std::move(device)),
       queue_(queue),
       observer_(observer),
-      plan_(options_.size) {
+      plan_(options_.size),
+      device_(std::move(device)) {
   Retune(options_.tuning);
 }
 
@@ -144,13 +144,15 @@ Status Executor::OpenDevice(const Batch& batch, bool& refused) {
   Check(device_ != nullptr, "operations on a device take the lane that has one");
   if (Status status = device_->Open(); !status.ok()) return status;
   refused = !device_->refusal().ok();
+  EventPool::Lease awaited;
   for (const Batch::Member& member : batch.members) {
     TensorEntry*& entry = in_flight_[member.response].entry;
     if (entry == nullptr) continue;
     if (refused) {
       Refuse(std::exchange(entry, nullptr), device_->refusal());
-    } else if (Status status = device_->StartAfter(entry->ready); !status.ok()) {
-      return status;
+    } else if (awaited != entry->ready) {
+      awaited = entry->ready;
+      if (Status status = device_->StartAfter(awaited); !status.ok()) return status;
     }
   }
   return Status::Ok();

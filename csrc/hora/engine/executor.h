@@ -86,7 +86,6 @@ class Executor {
 
   ExecutorOptions options_;
   std::vector<std::unique_ptr<CollectiveBackend>> backends_;
-  const std::unique_ptr<DeviceLane> device_;
   TensorQueue& queue_;
   Observer& observer_;
   FusionPlan plan_;
@@ -100,6 +99,7 @@ class Executor {
   std::vector<std::uint32_t> done_;  // responses
   std::vector<TensorEntry*> entries_;
   std::vector<std::shared_ptr<Handle>> handles_;
+  const std::unique_ptr<DeviceLane> device_;  // last: its streams may still use all of the above
 };
 
 }  // namespace hora

@@ -113,5 +113,19 @@ TEST(Config, ReportsTheFirstOfSeveralErrors) {
   EXPECT_EQ(error.rfind("HORA_STALL_WARNING_SECONDS", 0), 0u) << error;
 }
 
+TEST(Config, SaysHowGpuTensorsGo) {
+  EXPECT_EQ(ConfigOf({})->device.backend, "auto");
+  EXPECT_EQ(ConfigOf({})->device.nccl_library, "");
+  EXPECT_EQ(ConfigOf({})->device.pinned_bytes, 256u << 20);
+  const Result<Config> config = ConfigOf({{"HORA_GPU_BACKEND", "staged"},
+                                          {"HORA_NCCL_LIBRARY", "/opt/libnccl.so.2"},
+                                          {"HORA_PINNED_MEMORY_BYTES", "0"}});
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ(config->device.backend, "staged");
+  EXPECT_EQ(config->device.nccl_library, "/opt/libnccl.so.2");
+  EXPECT_EQ(config->device.pinned_bytes, 0u);
+  EXPECT_NE(ErrorOf({{"HORA_GPU_BACKEND", "cuda"}}).find("HORA_GPU_BACKEND"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace hora

@@ -62,6 +62,14 @@ class DeviceEngine : public ::testing::Test {
   }
 };
 
+TEST(BulkLane, TakesWhatIsOnAGpuInOneOrder) {
+  OpParams params{.priority = 5, .device = {DeviceType::kCuda, 0}};
+  EXPECT_TRUE(WillBeBulk(params, 4, {})) << "however small and urgent it is";
+  EXPECT_TRUE(IsBulk({.params = params}, 2, {}));
+  params.kind = OpKind::kBarrier;
+  EXPECT_FALSE(WillBeBulk(params, 0, {}));
+}
+
 TEST_F(DeviceEngine, HandlesAreDoneBeforeTheDeviceIs) {
   DeviceJob job(2, 2, "nccl");
   job.Run([&](RankContext& self) {
@@ -291,11 +299,12 @@ TEST_F(DeviceEngine, LeavesADeviceThatStaysBusy) {
 
 TEST_F(DeviceEngine, ALostDeviceEndsTheSet) {
   DeviceJob job(2, 1, "staged");
+  std::latch both_have_used_it(2);
   job.Run([&](RankContext& self) {
     RankContext gpu = self.OnDevice();
     std::vector<float> values(10, 1.0f);
     EXPECT_TRUE(gpu.Wait(gpu.Allreduce("gpu", values)).ok());
-    EXPECT_TRUE(self.Wait(self.Barrier("before")).ok());
+    both_have_used_it.arrive_and_wait();
     job.device().LoseAfter(1);
     const Status status = gpu.Wait(gpu.Allreduce("gpu", values));
     EXPECT_FALSE(status.ok());

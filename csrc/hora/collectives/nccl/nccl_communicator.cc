@@ -13,6 +13,7 @@
 namespace hora {
 namespace {
 
+constexpr Duration kFarewell = std::chrono::seconds(5);    // for what is under way in the end
 constexpr Duration kNap = std::chrono::microseconds(200);  // between two questions to NCCL
 constexpr WaitPolicy kPolls{.spins = 100, .yield_for = std::chrono::microseconds(50)};
 
@@ -140,7 +141,8 @@ NcclCommunicator::~NcclCommunicator() {
       return;
     }
   }
-  if (!AwaitReady("cannot end a group", Deadline()).ok()) return;
+  const TimePoint deadline = SteadyClock::Instance().Now() + std::min(kFarewell, options_.patience);
+  if (!AwaitReady("cannot end a group", deadline).ok()) return;
   const std::lock_guard lock(handle_->mutex);
   if (handle_->comm != nullptr) api.destroy(std::exchange(handle_->comm, nullptr));
 }

@@ -34,7 +34,8 @@ class NcclCommunicator {
   static Result<std::unique_ptr<NcclCommunicator>> Create(
       std::shared_ptr<const NcclLibrary> library, const ShareId& share_id,
       NcclCommunicatorOptions options);
-  ~NcclCommunicator();  // finalises; aborts where that does not end within the patience
+  // Finalises; aborts where that does not end within the patience, or some seconds.
+  ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
