@@ -89,6 +89,7 @@ has_plugin() {
 
 run_here tests/python/unit
 run_here tests/python/launch
+run_here tests/gpu # skipped without a GPU; make test-gpu runs them on ranks
 for ranks in 1 2 4; do
   run_everything "$ranks"
 done
