@@ -61,6 +61,8 @@ OnDevice::OnDevice(int device, void* stream) {
   }
 }
 
+int OnDevice::Usual() { return usual_device.load(); }
+
 void OnDevice::Choose(int device) {
   void* const context = CurrentContext();
   int now = -1;

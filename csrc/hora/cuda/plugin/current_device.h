@@ -10,8 +10,11 @@ namespace hora {
 class OnDevice {
  public:
   static OnDevice Of(int device) { return {device, nullptr}; }
-  // Kernels start on their stream's device only.
-  static OnDevice OfStream(void* stream) { return {-1, stream}; }
+  // Kernels start on their stream's device only. The default stream is that of the first device
+  // that was asked for, whichever the caller has made current: a process works on one.
+  static OnDevice OfStream(void* stream) {
+    return stream == nullptr ? OnDevice(Usual(), nullptr) : OnDevice(-1, stream);
+  }
   // One that this process uses.
   static OnDevice Any() { return {-1, nullptr}; }
   ~OnDevice();
@@ -22,6 +25,7 @@ class OnDevice {
 
  private:
   OnDevice(int device, void* stream);
+  static int Usual();  // -1: none was asked for
   void Choose(int device);
 
   void* before_ = nullptr;  // the context to go back to; null: none

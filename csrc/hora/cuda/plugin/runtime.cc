@@ -124,13 +124,13 @@ void DestroyEvent(void* event) {
 }
 
 int Record(void* event, void* stream, hora_cuda_error* error) {
-  const OnDevice on = OnDevice::Any();
+  const OnDevice on = stream == nullptr ? OnDevice::OfStream(stream) : OnDevice::Any();
   return Answer(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)),
                 "record an event", error);
 }
 
 int Wait(void* stream, void* event, hora_cuda_error* error) {
-  const OnDevice on = OnDevice::Any();
+  const OnDevice on = stream == nullptr ? OnDevice::OfStream(stream) : OnDevice::Any();
   return Answer(
       cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
       "let a stream wait for an event", error);
