@@ -21,6 +21,8 @@ def lifecycle() -> None:
     hvd.start_timeline("trace.json", mark_cycles=True)
     hvd.stop_timeline()
     hvd.set_log_level("debug")
+    assert_type(hvd.set_device("cuda:1"), torch.device)
+    assert_type(hvd.device(), torch.device)
     hvd.shutdown()
 
 

@@ -81,11 +81,12 @@ void Init(const Topology& topology, const Meet& meet) {
 }
 
 void Shutdown() {
-  const std::shared_ptr<Engine> engine = RemoveEngine();
+  std::shared_ptr<Engine> engine = RemoveEngine();
   if (engine == nullptr) return;
   {
     const py::gil_scoped_release release;  // for results on a GPU, threads of the engine take it
     engine->Shutdown();
+    engine.reset();
   }
   ReleaseFinishedOrphans();
 }

@@ -6,6 +6,7 @@
 
 #include "hora/base/format.h"
 #include "hora/bindings/device_calls.h"
+#include "hora/bindings/instance.h"
 #include "hora/bindings/raise.h"
 
 namespace hora::bindings {
@@ -40,6 +41,26 @@ void RecordOnStream(py::handle operand) {
   for (const py::handle tensor : operand) record(tensor);
 }
 
+// An operation that was under way when the group was lost has no event, and the device may be at it
+// until the engine has ended, which waits for the device. What was refused never came there.
+bool EndsWithEngine(const Handle& handle) {
+  if (handle.outcome().on_device != nullptr || !HasEngine()) return false;
+  switch (handle.status().code()) {
+    case StatusCode::kOk:
+    case StatusCode::kInvalidArgument:
+    case StatusCode::kMismatch:
+    case StatusCode::kResource:
+      return false;
+    default:
+      return true;
+  }
+}
+
+// Whether the device uses none of the operation's memory any more; the handle is done.
+bool IsThrough(const Handle& handle, const DeviceUse& device) {
+  return !EndsWithEngine(handle) && device.IsPast(handle.outcome().on_device);
+}
+
 TimePoint DeadlineAfter(std::optional<double> seconds) {
   constexpr double kForever = 1e9;
   if (!seconds || *seconds >= kForever) return TimePoint::max();
@@ -57,7 +78,7 @@ void ReleaseFinishedOrphans() {
   const auto is_open = [&](const Orphan& orphan) {
     if (!orphan.handle->done()) return true;
     if (orphan.device == nullptr) return false;
-    device_is_busy = device_is_busy || !orphan.device->IsPast(orphan.handle->outcome().on_device);
+    device_is_busy = device_is_busy || !IsThrough(*orphan.handle, *orphan.device);
     return device_is_busy;
   };
   const auto open = std::stable_partition(orphans.begin(), orphans.end(), is_open);
@@ -78,8 +99,9 @@ BoundHandle::BoundHandle(std::shared_ptr<ProcessSet> set, std::shared_ptr<Handle
 BoundHandle::~BoundHandle() {
   if (handle_ == nullptr) return;
   if (handle_->done()) {
-    if (device_ == nullptr || !input_ || device_->is_followed()) return;
-    if (device_->IsPast(handle_->outcome().on_device)) return;
+    if (device_ == nullptr || !input_) return;
+    if (device_->is_followed() && !EndsWithEngine(*handle_)) return;
+    if (IsThrough(*handle_, *device_)) return;
   }
   Orphans().push_back(
       {std::move(handle_), std::move(input_), std::move(output_), std::move(device_)});
@@ -116,10 +138,13 @@ DeviceEvent BoundHandle::FollowOnStream(DeviceEvent known) {
   const EventPool::Lease& event = handle_->outcome().on_device;
   const Result<DeviceUse::Order> order = device_->Follow(event, known);
   if (!order) Raise(handle_->status().ok() ? order.error() : handle_->status());
-  if (*order == DeviceUse::Order::kElsewhere && input_) {
+  if (!input_) return event == nullptr ? DeviceEvent{} : *event;  // let go before
+  if (*order == DeviceUse::Order::kElsewhere) {
     RecordOnStream(input_);
     if (!output_.is(input_)) RecordOnStream(output_);
-    if (!device_->is_followed()) Orphans().push_back({handle_, input_, output_, device_});
+  }
+  if (!device_->is_followed() || EndsWithEngine(*handle_)) {
+    Orphans().push_back({handle_, input_, output_, device_});
   }
   return event == nullptr ? DeviceEvent{} : *event;
 }

@@ -106,6 +106,7 @@ Tensor Reducescatter(Tensor input, std::int64_t rows, std::int64_t size, std::st
 std::tuple<Tensor, Tensor> Alltoall(Tensor input, Tensor splits, std::int64_t rows, bool fill,
                                     std::string name, std::int64_t process_set) {
   const Terms terms{.kind = OpKind::kAlltoall, .name = std::move(name), .process_set = process_set};
+  if (!splits.is_cpu()) Refuse(terms, "the splits are not on the CPU; pass splits.cpu()");
   const Tensor counts = torch::stable::contiguous(torch::stable::to(splits, ScalarType::Long));
   const auto* first = static_cast<const std::int64_t*>(counts.data_ptr());
   const std::span<const std::int64_t> to_each(first, static_cast<std::size_t>(counts.numel()));

@@ -45,8 +45,9 @@ def broadcast_object(
     the script work too). Unpickling runs code that the root chose: the bytes come from a rank
     that proved the key of this job, but where the object itself holds data of strangers, pass
     ``allow_pickle=False`` on every rank, which takes None, numbers, strings, lists, tuples, dicts
-    and tensors only. The root gets its own object back. An object that cannot be packed raises
-    ``UsageError`` on every rank.
+    and tensors only. Tensors on a GPU then come to this rank's current one; pickled ones come to
+    the GPU of the same number. The root gets its own object back. An object that cannot be packed
+    raises ``UsageError`` on every rank.
     """
     if not allow_pickle:
         return broadcast_plain(lambda: obj, root_rank, "the object", name, process_set)
