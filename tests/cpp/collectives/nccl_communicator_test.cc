@@ -254,8 +254,10 @@ TEST_F(NcclSums, CheckFindsWhatFailsOnTheStreamAndReleasesIt) {
   control_.faults.rank = 1;
   control_.faults.fail_async_at = 1;
   control_.faults.failure = nccl::Result::kRemoteError;
+  device_->Hold(streams_[1].get());  // until the call has returned, which would tell it, too
   EXPECT_TRUE(PutSum(0).ok());
   EXPECT_TRUE(PutSum(1).ok());
+  device_->Release(streams_[1].get());
   ExpectSays(
       AwaitFailure(1), StatusCode::kPeerFailed,
       {"rank 9 ", "operations under way failed: remote process exited", "look at the others"});
@@ -330,7 +332,9 @@ TEST_F(NcclSums, AnEndThatDoesNotComeIsAnAbort) {
 TEST_F(NcclSums, AnEndThatFailsIsAnAbort) {
   Make(1);
   control_.faults.fail_async_at = 1;
+  device_->Hold(streams_[0].get());
   EXPECT_TRUE(PutSum(0).ok());
+  device_->Release(streams_[0].get());
   ranks_.clear();
   EXPECT_EQ(aborts(), 1);
   EXPECT_TRUE(AwaitStream(0).ok());

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <memory>
-#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -63,11 +62,11 @@ TEST_F(DeviceMemoryTest, EventsAreUsedAgain) {
 TEST_F(DeviceMemoryTest, EventsOutliveTheirPool) {
   auto pool = std::make_shared<EventPool>(device_, 0);
   Result<OwnedStream> stream = OwnedStream::Create(device_, 0, false);
-  std::optional<Result<EventPool::Lease>> lease = pool->Take();
-  ASSERT_TRUE(stream && *lease);
+  EventPool::Lease lease = pool->Take().value();
+  ASSERT_TRUE(stream);
   pool.reset();
-  EXPECT_TRUE(device_->Record(***lease, stream->get()).ok());
-  EXPECT_TRUE(device_->Await(***lease, Soon()).ok());
+  EXPECT_TRUE(device_->Record(*lease, stream->get()).ok());
+  EXPECT_TRUE(device_->Await(*lease, Soon()).ok());
   lease.reset();
 }
 
