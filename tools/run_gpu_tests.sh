@@ -95,7 +95,7 @@ run_sanitizer() {
   run memcheck-kernels "${memcheck[@]}" "$program" --gtest_brief=1 --gtest_filter='-*FourGigabytes*'
   # Without PyTorch's caching: else what is freed is still somebody's.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 HORA_GPU_BACKEND=nccl run memcheck-python "${memcheck[@]}" \
-    "$python" -m pytest -p no:cacheprovider -q tests/gpu/test_errors.py \
+    "$python" -m pytest -p no:cacheprovider -q --timeout="$limit_s" tests/gpu/test_errors.py \
     -k "stay_on_the_device or beside_gpu_tensors"
 }
 
