@@ -14,7 +14,7 @@ from hora.errors import UsageError
 # What only horarun's own supervision of the ranks can do.
 _OURS_ALONE = {
     "directory": "--output-dir", "quiet": "--quiet", "prefix_timestamp": "--prefix-timestamp",
-    "nnodes": "--nnodes", "node_rank": "--node-rank",
+    "standalone": "--standalone", "nnodes": "--nnodes", "node_rank": "--node-rank",
     "master_addr": "--master-addr", "master_port": "--master-port", "ssh_port": "--ssh-port",
     "ssh_identity_file": "--ssh-identity-file", "ssh_options": "--ssh-option",
     "remote_python": "--remote-python", "HORA_GPUS_PER_RANK": "--gpus-per-rank",

@@ -42,6 +42,7 @@ def test_ranks_are_counted_as_without_mpi(words, options, expected):
         (["-H", "h1:2", "-np", "8"], "-np 8, but --hosts has room for 2"),
         (["-np", "2", "--ssh-port=23"], "--ssh-port cannot be combined with --mpi"),
         (["-np", "2", "--remote-python=/p"], "--remote-python cannot be combined with --mpi"),
+        (["-np", "2", "--standalone"], "--standalone cannot be combined with --mpi"),
         ([], "how many ranks"),
     ],
 )
