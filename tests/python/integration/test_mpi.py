@@ -88,6 +88,7 @@ def network_options(family: str, hosts: Hosts) -> list[str]:
         "plm_rsh_no_tree_spawn": "1",
         "oob_tcp_if_include": "10.77.0.0/24",
         "btl_tcp_if_include": "10.77.0.0/24",
+        "mpi_yield_when_idle": "1",  # it cannot know that all hosts have the same cores
     }
     return [word for name, value in mca.items() for word in ("--mca", name, value)]
 
