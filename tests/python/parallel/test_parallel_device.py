@@ -11,7 +11,7 @@ import pytest
 import simulated_gpu
 import torch
 from hora import _core
-from hora.errors import UsageError
+from hora.errors import InternalError, ResourceError, UsageError
 from hora.torch import tensors
 from simulated_gpu import GpuTensor
 
@@ -75,6 +75,22 @@ def ranks_sum(hvd):
 def submit_until(gone, hvd):
     """Operations, each of which looks whether the device is past what was dropped."""
     return any(hvd.allreduce(torch.tensor(gone()), op=hvd.Min) for _ in range(1000))
+
+
+def test_what_is_missing_is_said(hvd, tmp_path, monkeypatch):
+    monkeypatch.setenv("HORA_PLUGIN_DIRECTORY", str(tmp_path))
+    hvd.shutdown()
+    hvd.init()
+    try:
+        with pytest.raises(ResourceError, match=r"no .*hora_cuda\.so: hora was built without nvcc"):
+            _core.choose_device(0)
+        with pytest.raises(ResourceError, match=r"allreduce 'none': .*install CUDA"):
+            start(_core.ALLREDUCE, "none", GpuTensor(torch.ones(2)))
+        assert hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == hvd.size()
+    finally:
+        monkeypatch.undo()
+        hvd.shutdown()
+        hvd.init()
 
 
 def test_a_rank_has_one_gpu(hvd, gpu):
@@ -304,6 +320,18 @@ def test_other_operations_of_the_api(hvd, gpu, on_gpu):
     hvd.synchronize(handle)
     gpu.synchronize()
     assert hvd.poll(handle)
+
+
+def test_a_device_that_is_lost(hvd, gpu, tensor):
+    operand = tensor(torch.ones(3))
+    gone = weakref.ref(operand)
+    gpu.lose_after(1)
+    with pytest.raises(InternalError, match=r"allreduce 'lost': .*cannot use the device any more"):
+        start(_core.ALLREDUCE, "lost", operand)
+    gpu.lose_after(0)
+    del operand
+    assert gone() is None
+    assert hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == hvd.size()
 
 
 def test_shutdown_with_a_result_under_way(hvd, gpu):
