@@ -49,7 +49,8 @@ PyObject* New(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
     if (!PyObject_TypeCheck(other, handle_type)) {
       throw py::type_error("a handle is made by submitting an operation, or of another handle");
     }
-    return MakeHandle(type, Of(other).bound, py::reinterpret_borrow<py::object>(result))
+    return MakeHandle(type, BoundHandle(Of(other).bound),
+                      py::reinterpret_borrow<py::object>(result))
         .release()
         .ptr();
   });
@@ -158,7 +159,7 @@ void AddHandleType(py::module_& module) {
   module.add_object("Handle", type);
 }
 
-py::object MakeHandle(PyTypeObject* type, BoundHandle bound, py::object result) {
+py::object MakeHandle(PyTypeObject* type, BoundHandle&& bound, py::object result) {
   if (type == nullptr) type = handle_type;
   if (type != handle_type && !PyType_IsSubtype(type, handle_type)) {
     throw py::type_error("the class of a handle is derived from _core.Handle");

@@ -13,6 +13,6 @@ void AddHandleType(pybind11::module_& module);
 
 // A handle of class `type` (null: `_core.Handle` itself), whose wait() returns `result`. Raises
 // TypeError when the class is no kind of handle.
-pybind11::object MakeHandle(PyTypeObject* type, BoundHandle bound, pybind11::object result);
+pybind11::object MakeHandle(PyTypeObject* type, BoundHandle&& bound, pybind11::object result);
 
 }  // namespace hora::bindings
