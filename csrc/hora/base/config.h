@@ -53,8 +53,8 @@ struct NetworkConfig {
 };
 
 struct DeviceConfig {
-  // HORA_GPU_BACKEND: nccl; staged: through pinned memory of the host; auto: NCCL where every rank
-  // has a GPU of its own and all are on one host, else staged. Equal on all ranks.
+  // HORA_GPU_BACKEND: nccl; staged: through pinned memory of the host; auto: NCCL inside hosts
+  // where every rank has a GPU of its own, else staged. Equal on all ranks.
   std::string backend = "auto";
   std::string nccl_library;  // HORA_NCCL_LIBRARY: a file; empty: PyTorch's, or one that is found
   std::size_t pinned_bytes = 256u << 20;  // HORA_PINNED_MEMORY_BYTES: kept for staging

@@ -114,7 +114,7 @@ Result<DeviceCard> DeviceCard::FromText(std::string_view text) {
 }
 
 Result<DeviceChoice> ChooseDeviceEngine(std::span<const DeviceCard> cards, const RankNames& names,
-                                        const HostLayout& layout) {
+                                        const HostLayout& layout, bool flat) {
   if (Status status = CheckGpus(cards, names); !status.ok()) return Fail(std::move(status));
   const auto wishes = Groups(cards, [](const auto& card) { return card.wanted; });
   if (wishes.size() != 1) {
@@ -131,6 +131,10 @@ Result<DeviceChoice> ChooseDeviceEngine(std::span<const DeviceCard> cards, const
                       "HORA_GPU_BACKEND=nccl asks for NCCL, which cannot go: {}. "
                       "HORA_GPU_BACKEND=auto goes through the host's memory instead",
                       obstacle));
+  }
+  const bool has_neighbours = layout.size() > layout.hosts();
+  if (obstacle.empty() && layout.hosts() > 1 && has_neighbours && !flat) {
+    return DeviceChoice{.engine = DeviceEngine::kLayers, .why = {}};
   }
   if (obstacle.empty() && layout.hosts() > 1) {
     obstacle = fmt::format(

@@ -26,7 +26,11 @@ struct DeviceCard {
   static Result<DeviceCard> FromText(std::string_view text);
 };
 
-enum class DeviceEngine { kNccl, kStaged };
+enum class DeviceEngine {
+  kNccl,
+  kLayers,  // NCCL inside each host, staged between them
+  kStaged
+};
 
 struct DeviceChoice {
   DeviceEngine engine = DeviceEngine::kStaged;
@@ -36,9 +40,9 @@ struct DeviceChoice {
 // A function of the cards, by rank of the set, so all ranks decide the same. kResource: some rank
 // has no GPU, or NCCL was asked for and cannot be; kMismatch: the ranks ask for different backends.
 // Both name the ranks and say what to do. By itself it takes NCCL where every rank has a GPU of its
-// own and the same version of NCCL, and all are on one host: across hosts NCCL would neither
-// authenticate nor encrypt, so there it must be asked for.
+// own and the same version of NCCL, but only inside hosts: across them NCCL would neither
+// authenticate nor encrypt, so there it must be asked for. `flat`: nothing is to go in layers.
 Result<DeviceChoice> ChooseDeviceEngine(std::span<const DeviceCard> cards, const RankNames& names,
-                                        const HostLayout& layout);
+                                        const HostLayout& layout, bool flat);
 
 }  // namespace hora

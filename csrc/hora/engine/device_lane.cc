@@ -7,6 +7,7 @@
 
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
+#include "hora/collectives/hierarchical/device_hierarchy.h"
 #include "hora/engine/lane_texts.h"
 
 namespace hora {
@@ -39,8 +40,9 @@ struct DeviceLane::Opened {
   OwnedStream stream;
   DeviceBuffer scratch;
   std::unique_ptr<StagedBackend> staged;
-  std::unique_ptr<NcclBackend> nccl;         // null: everything is staged
-  NcclCommunicator* communicator = nullptr;  // of that
+  std::unique_ptr<CollectiveBackend> direct;  // NCCL's, or layers with it; null: staged is all
+  NcclBackend* nccl = nullptr;                // in that
+  NcclCommunicator* communicator = nullptr;   // of that
 
   std::mutex mutex;
   std::deque<Marked> marks;  // mutex
@@ -50,7 +52,7 @@ struct DeviceLane::Opening {
   std::unique_ptr<Opened> opened;  // null: there is a problem
   std::shared_ptr<const NcclLibrary> library;
   std::unique_ptr<NcclCommunicator> communicator;
-  std::string why;  // of DeviceChoice
+  DeviceChoice choice;
 };
 
 DeviceLane::DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> device,
@@ -89,45 +91,69 @@ Status DeviceLane::Open() {
     if (!card) return card.error();
     cards.push_back(std::move(*card));
   }
-  Result<DeviceChoice> choice = ChooseDeviceEngine(cards, options_.names, options_.layout);
+  Result<DeviceChoice> choice =
+      ChooseDeviceEngine(cards, options_.names, options_.layout, options_.flat);
   if (!choice) {
     refusal_ = choice.error();
     is_open_ = true;
     return Status::Ok();
   }
-  opening.why = std::move(choice->why);
-  if (choice->engine == DeviceEngine::kNccl) {
+  opening.choice = std::move(*choice);
+  if (opening.choice.engine != DeviceEngine::kStaged) {
     if (Status status = AgreeOnNccl(opening, CreateNccl(opening)); !status.ok()) return status;
   }
   is_open_ = true;
   if (!refusal_.ok()) return Status::Ok();
-  Opened& opened = *opening.opened;
-  std::function<Status()> lost = options_.lost;
-  if (opening.communicator != nullptr) {
-    opened.communicator = opening.communicator.get();
-    opened.nccl = std::make_unique<NcclBackend>(opened.runtime, opened.index,
-                                                std::move(opening.communicator));
-    // A copy down may wait for what NCCL will never do.
-    lost = [nccl = opened.nccl.get()] { return nccl->Check(); };
-  }
-  opened.staged =
-      std::make_unique<StagedBackend>(opened.runtime, opened.index, device_->pinned(), host_,
-                                      StagingOptions{
-                                          .rank = options_.rank,
-                                          .names = options_.names,
-                                          .patience = options_.patience,
-                                          .lost = std::move(lost),
-                                          .interruption = options_.interruption,
-                                      });
+  MakeBackends(opening);
   LogChoice(opening);
   const std::lock_guard lock(mutex_);
   opened_ = std::move(opening.opened);
   return Status::Ok();
 }
 
+void DeviceLane::MakeBackends(Opening& opening) {
+  Opened& opened = *opening.opened;
+  std::unique_ptr<NcclBackend> nccl;
+  if (opening.communicator != nullptr) {
+    opened.communicator = opening.communicator.get();
+    nccl = std::make_unique<NcclBackend>(opened.runtime, opened.index,
+                                         std::move(opening.communicator));
+    opened.nccl = nccl.get();
+  }
+  opened.staged = Staged(opened, host_, options_.rank, options_.names);
+  if (opening.choice.engine != DeviceEngine::kLayers) {
+    opened.direct = std::move(nccl);
+    return;
+  }
+  const HostLayout& layout = options_.layout;
+  std::unique_ptr<CollectiveBackend> across;
+  if (options_.across != nullptr) {
+    std::vector<int> lane;
+    for (int host = 0; host < layout.hosts(); ++host) {
+      lane.push_back(options_.names.Of(layout.first_of(host) + layout.local_of(options_.rank)));
+    }
+    across = Staged(opened, *options_.across, layout.host_of(options_.rank), RankNames(lane));
+  }
+  opened.direct = std::make_unique<DeviceHierarchy>(layout, options_.rank, std::move(nccl),
+                                                    std::move(across), *opened.staged);
+}
+
+std::unique_ptr<StagedBackend> DeviceLane::Staged(Opened& opened, CollectiveBackend& inner,
+                                                  int rank, RankNames names) const {
+  StagingOptions options{.rank = rank,
+                         .names = std::move(names),
+                         .patience = options_.patience,
+                         .lost = options_.lost,
+                         .interruption = options_.interruption};
+  // A copy down may wait for what NCCL will never do.
+  if (opened.nccl != nullptr) options.lost = [nccl = opened.nccl] { return nccl->Check(); };
+  return std::make_unique<StagedBackend>(opened.runtime, opened.index, device_->pinned(), inner,
+                                         std::move(options));
+}
+
 // Nothing of it may fail for this rank alone: the others wait for its card.
 DeviceCard DeviceLane::Prepare(Opening& opening) {
-  DeviceCard card{.wanted = options_.wanted};
+  DeviceCard card{.wanted = options_.config.backend};
   const Result<int> index = device_->Chosen();
   if (!index) {
     card.problem = index.error().message();
@@ -143,8 +169,8 @@ DeviceCard DeviceLane::Prepare(Opening& opening) {
   }
   card.uuid = facts->uuid;
   opening.opened = std::make_unique<Opened>(runtime, *index, std::move(*stream));
-  if (options_.wanted == "staged") return card;
-  Result<std::shared_ptr<const NcclLibrary>> library = OpenNccl(options_.nccl_library);
+  if (options_.config.backend == "staged") return card;
+  Result<std::shared_ptr<const NcclLibrary>> library = OpenNccl(options_.config.nccl_library);
   if (library) {
     opening.library = std::move(*library);
     card.nccl_version = opening.library->version();
@@ -154,25 +180,38 @@ DeviceCard DeviceLane::Prepare(Opening& opening) {
   return card;
 }
 
+// Over all ranks of the set, or in layers over those of this host.
 Status DeviceLane::CreateNccl(Opening& opening) {
-  const bool is_first = options_.rank == 0;
+  const HostLayout& layout = options_.layout;
+  NcclCommunicatorOptions group{.rank = options_.rank,
+                                .size = layout.size(),
+                                .device = opening.opened->index,
+                                .names = options_.names,
+                                .name = options_.name,
+                                // Who has failed waits for the others to say so, too.
+                                .patience = options_.patience / 2,
+                                .lost = options_.lost};
+  std::string key = "nccl/" + options_.key;
+  if (opening.choice.engine == DeviceEngine::kLayers) {
+    const int host = layout.host_of(options_.rank);
+    group.rank = layout.local_of(options_.rank);
+    group.size = layout.size_of(host);
+    std::vector<int> here;
+    for (int local = 0; local < group.size; ++local) {
+      here.push_back(options_.names.Of(layout.first_of(host) + local));
+    }
+    group.names = RankNames(std::move(here));
+    key += fmt::format(".{}", host);
+  }
   ShareId share = [this](const std::string& mine, TimePoint) -> Result<std::string> {
     Result<std::vector<std::string>> said = Exchange(mine);
     if (!said) return Fail(std::move(said.error()));
     return std::move(said->front());
   };
   if (options_.store != nullptr) {
-    share = OverStore(options_.store, "nccl/" + options_.key, is_first, options_.lost);
+    share = OverStore(options_.store, std::move(key), group.rank == 0, options_.lost);
   }
-  auto created = NcclCommunicator::Create(opening.library, share,
-                                          {.rank = options_.rank,
-                                           .size = options_.layout.size(),
-                                           .device = opening.opened->index,
-                                           .names = options_.names,
-                                           .name = options_.name,
-                                           // Who has failed waits for the others to say so, too.
-                                           .patience = options_.patience / 2,
-                                           .lost = options_.lost});
+  auto created = NcclCommunicator::Create(opening.library, share, std::move(group));
   if (!created) return created.error();
   opening.communicator = std::move(*created);
   return Status::Ok();
@@ -187,8 +226,8 @@ Status DeviceLane::AgreeOnNccl(Opening& opening, const Status& mine) {
     opening.communicator->Abort(Status(StatusCode::kPeerFailed, *failed));
     opening.communicator.reset();
   }
-  opening.why = *failed;
-  if (options_.wanted == "nccl") {
+  opening.choice = {.engine = DeviceEngine::kStaged, .why = *failed};
+  if (options_.config.backend == "nccl") {
     refusal_ = Error(StatusCode::kResource,
                      "HORA_GPU_BACKEND=nccl asks for NCCL, which does not work: {}. "
                      "HORA_GPU_BACKEND=auto goes through the host's memory instead",
@@ -201,12 +240,17 @@ void DeviceLane::LogChoice(const Opening& opening) const {
   if (options_.rank != 0) return;
   const std::string what = fmt::format("GPU tensors of {} go ", options_.name);
   const int rank = options_.names.Of(options_.rank);
-  if (opening.opened->nccl != nullptr) {
+  const std::string& why = opening.choice.why;
+  if (opening.choice.engine == DeviceEngine::kNccl) {
     Log(LogLevel::kInfo, rank, what + "by " + opening.library->description());
-  } else if (opening.why.empty()) {
+  } else if (opening.choice.engine == DeviceEngine::kLayers) {
+    Log(LogLevel::kInfo, rank,
+        fmt::format("{}by {} inside hosts, and through their memory between them", what,
+                    opening.library->description()));
+  } else if (why.empty()) {
     Log(LogLevel::kInfo, rank, what + "through the host's memory");
   } else {
-    Log(LogLevel::kWarning, rank, what + "through the host's memory: " + opening.why);
+    Log(LogLevel::kWarning, rank, what + "through the host's memory: " + why);
   }
 }
 
@@ -227,7 +271,7 @@ Status DeviceLane::StartAfter(const EventPool::Lease& ready) {
 }
 
 CollectiveBackend& DeviceLane::BackendFor(const OpParams& params) {
-  if (opened_->nccl != nullptr && opened_->nccl->Supports(params)) return *opened_->nccl;
+  if (opened_->direct != nullptr && opened_->direct->Supports(params)) return *opened_->direct;
   return *opened_->staged;
 }
 

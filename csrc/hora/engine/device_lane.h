@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "hora/base/clock.h"
+#include "hora/base/config.h"
 #include "hora/base/result.h"
 #include "hora/base/status.h"
 #include "hora/collectives/collective_backend.h"
@@ -37,25 +38,27 @@ struct DeviceLaneOptions {
   int rank = 0;  // place in the set
   RankNames names;
   HostLayout layout;
-  std::string name;          // of the set, for texts
-  std::string key;           // of the set and lane, unique in the job
-  std::string wanted;        // HORA_GPU_BACKEND
-  std::string nccl_library;  // HORA_NCCL_LIBRARY; empty: the one that the process has
+  std::string name;  // of the set, for texts
+  std::string key;   // of the set and lane, unique in the job
+  DeviceConfig config;
   Duration patience{};
   std::function<Status()> lost;  // not OK: why the set has ended
   Interruption interruption;
   std::shared_ptr<Store> store;  // null on one host: NCCL's id goes through `host`
+  bool flat = false;             // HORA_BACKEND: nothing is to go in layers
+  // What has the hosts as its ranks, for memory of the host; null in a rank without a part in it.
+  CollectiveBackend* across = nullptr;
 };
 
-// Owns a stream, and the backends of device memory: NCCL's, and the one that stages through the
-// host for what NCCL cannot do, or for everything. Opened by the first operation that all ranks
-// have agreed on, so that who has no GPU tensors pays nothing.
+// Owns a stream, and the backends of device memory: NCCL's, inside the hosts or over all ranks, and
+// the one that stages through the host for what NCCL cannot do, or for everything. Opened by the
+// first operation that all ranks have agreed on, so that who has no GPU tensors pays nothing.
 //
 // Check and Abort: any thread. The rest: whoever runs the lane, one thread at a time, which does
 // not wait for the device unless the operation is staged.
 class DeviceLane {
  public:
-  // `host` does the same lane's operations on host memory, and outlives this.
+  // `host` does the same lane's operations on host memory; it and options.across outlive this.
   DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> device,
              DeviceLaneOptions options);
   ~DeviceLane();
@@ -94,6 +97,9 @@ class DeviceLane {
 
   DeviceCard Prepare(Opening& opening);
   Status CreateNccl(Opening& opening);
+  void MakeBackends(Opening& opening);
+  std::unique_ptr<StagedBackend> Staged(Opened& opened, CollectiveBackend& inner, int rank,
+                                        RankNames names) const;
   Status AgreeOnNccl(Opening& opening, const Status& mine);
   void LogChoice(const Opening& opening) const;
   Result<std::vector<std::string>> Exchange(std::string_view mine);

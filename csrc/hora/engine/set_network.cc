@@ -136,6 +136,7 @@ std::unique_ptr<CollectiveBackend> SetNetwork::MakeBackend(
   }
   if (options_.config.flat()) return across == nullptr ? std::move(inside) : std::move(across);
   if (options_.layout.hosts() == 1) return inside;
+  ends.across = across.get();
   return std::make_unique<HierarchicalBackend>(options_.layout, options_.rank, std::move(inside),
                                                std::move(across));
 }

@@ -50,6 +50,13 @@ class SetNetwork {
                                                  std::unique_ptr<CollectiveBackend> inside,
                                                  TcpBackendOptions options);
 
+  // Of what MakeBackend made for the lane: what has the hosts as its ranks. Null where nothing goes
+  // in layers, and in a rank without a part in it.
+  CollectiveBackend* across(Lane lane) const {
+    return lanes_[static_cast<std::size_t>(lane)].across;
+  }
+  bool flat() const { return options_.config.flat(); }
+
   const std::shared_ptr<Store>& store() const { return store_; }
   std::uint64_t generation() const { return generation_; }  // of the job
 
@@ -60,6 +67,7 @@ class SetNetwork {
   struct LaneEnds {
     std::vector<std::optional<Channel>> channels;  // by rank of the group that this rank is in
     std::shared_ptr<PluginBackend> library;
+    CollectiveBackend* across = nullptr;
   };
 
   SetNetwork(const JobGroup& job, const SetNetworkOptions& options)

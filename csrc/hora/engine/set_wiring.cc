@@ -112,12 +112,13 @@ std::unique_ptr<DeviceLane> MakeDeviceLane(const ProcessSetOptions& options, Lan
           .name = fmt::format("process set {}{}", options.id,
                               lane == Lane::kOrdered ? " in program order" : ""),
           .key = fmt::format("{}.{}.{}", generation, options.id, static_cast<int>(lane)),
-          .wanted = options.config.device.backend,
-          .nccl_library = options.config.device.nccl_library,
+          .config = options.config.device,
           .patience = options.config.stall_abort,
           .lost = LossOf(options),
           .interruption = std::move(interruption),
-          .store = alone ? nullptr : options.network->store()});
+          .store = alone ? nullptr : options.network->store(),
+          .flat = !alone && options.network->flat(),
+          .across = alone ? nullptr : options.network->across(lane)});
 }
 
 }  // namespace hora

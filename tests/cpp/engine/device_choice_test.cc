@@ -17,9 +17,9 @@ DeviceCard CardOf(int gpu, const std::string& wanted = "auto", int version = 228
 }
 
 Result<DeviceChoice> Choose(const std::vector<DeviceCard>& cards, std::vector<int> hosts = {},
-                            const RankNames& names = {}) {
+                            const RankNames& names = {}, bool flat = false) {
   if (hosts.empty()) hosts = {static_cast<int>(cards.size())};
-  return ChooseDeviceEngine(cards, names, HostLayout(std::move(hosts)));
+  return ChooseDeviceEngine(cards, names, HostLayout(std::move(hosts)), flat);
 }
 
 void ExpectStaged(const Result<DeviceChoice>& choice, const std::string& why) {
@@ -65,6 +65,16 @@ TEST(DeviceChoice, StagesWhereVersionsDiffer) {
   ExpectStaged(Choose({CardOf(0), CardOf(1, "auto", 22703), CardOf(2)}),
                "the ranks have different versions: NCCL 2.28.9 on ranks 0, 2, NCCL 2.27.3 on "
                "rank 1");
+}
+
+TEST(DeviceChoice, GoesInLayersOverHosts) {
+  const std::vector<DeviceCard> cards = {CardOf(0), CardOf(1), CardOf(2)};
+  const auto choice = Choose(cards, {2, 1});
+  ASSERT_TRUE(choice);
+  EXPECT_EQ(choice->engine, DeviceEngine::kLayers);
+  const auto flat = Choose(cards, {2, 1}, {}, /*flat=*/true);
+  ASSERT_TRUE(flat);
+  EXPECT_EQ(flat->engine, DeviceEngine::kStaged);
 }
 
 TEST(DeviceChoice, AsksForNcclAcrossHosts) {
