@@ -406,6 +406,37 @@ TEST_F(NcclSums, APartThatHangsIsNotWaitedForLongerThanThePatience) {
   EXPECT_EQ(control_.communicators, 1) << "of the part nothing is left";
 }
 
+TEST_F(NcclSums, ThoseThatStayGoOnWithoutWhoHasLeft) {
+  control_.polls = 3;
+  Make(3);
+  ASSERT_TRUE(PutSum(0).ok());  // which rank 1 will never join
+  std::vector<std::future<Made>> making;
+  for (const int rank : {0, 2}) {
+    making.push_back(std::async(std::launch::async, [&, rank] {
+      return ranks_[rank]->Shrink({1}, OptionsOf(rank / 2, 2));
+    }));
+  }
+  std::vector<std::unique_ptr<NcclCommunicator>> rest;
+  for (auto& one : making) {
+    Made made = one.get();
+    ASSERT_TRUE(made) << made.error().ToString();
+    rest.push_back(std::move(*made));
+  }
+  EXPECT_FALSE(PutSum(2).ok()) << "the group that was is given up";
+  values_ = {1, 20, 300};
+  for (const int place : {0, 1}) EXPECT_TRUE(PutSum(*rest[place], 2 * place).ok());
+  rest.clear();
+  EXPECT_EQ(values_, (std::vector<float>{301, 20, 301}));
+  ranks_[1]->Abort(Error(StatusCode::kShutDown, "it has left"));
+}
+
+TEST_F(NcclSums, WhoLeavesDoesNotShrinkTheGroup) {
+  Make(1);
+  ExpectSays(ranks_[0]->Shrink({0}, OptionsOf(0, 1)).error(), StatusCode::kInvalidArgument,
+             {"cannot shrink a group", "among those that leave"});
+  EXPECT_TRUE(PutSum(0).ok()) << "nothing was done";
+}
+
 // --- Registrations -------------------------------------------------------------------------------
 
 TEST_F(NcclSums, MemoryIsRegisteredAsLongAsSomebodyHoldsIt) {

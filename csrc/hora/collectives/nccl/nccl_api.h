@@ -57,6 +57,7 @@ struct Config {
 inline constexpr unsigned int kConfigMagic = 0xcafebeef;
 inline constexpr int kUndefined = INT32_MIN;
 inline constexpr int kConfigVersion = 21800;
+inline constexpr int kShrinkAbort = 1;  // end what the group is at first
 
 // cudaStream_t travels as void*.
 struct Api {

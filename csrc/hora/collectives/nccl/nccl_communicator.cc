@@ -251,29 +251,59 @@ std::shared_ptr<void> NcclCommunicator::Register(std::byte* memory, std::size_t 
           }};
 }
 
-Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Split(int color,
-                                                                  NcclCommunicatorOptions options) {
+template <class Begin>
+Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::MakePart(
+    std::string_view what, Begin begin, NcclCommunicatorOptions options) {
   nccl::Config config = NonBlocking();
   nccl::Comm part = nullptr;
-  constexpr std::string_view kWhat = "cannot split a group";
   {
     const std::lock_guard lock(handle_->mutex);
     if (handle_->comm == nullptr) return Fail(handle_->failure);
-    const nccl::Result begun =
-        library_->api().split(handle_->comm, color, options.rank, &part, &config);
-    if (!IsTaken(begun)) return Fail(Failed(kWhat, begun));
+    const nccl::Result begun = begin(library_->api(), handle_->comm, &part, &config);
+    if (!IsTaken(begun)) return Fail(Failed(what, begun));
   }
   // NCCL writes `part` until the parent is ready, or has been aborted.
-  if (Status status = AwaitReady(kWhat, Deadline()); !status.ok()) {
+  if (Status status = AwaitReady(what, Deadline()); !status.ok()) {
     if (part != nullptr) library_->api().abort(part);
     return Fail(status);
   }
   if (part == nullptr) {
-    return Fail(Error(StatusCode::kInternal, "{} {}: NCCL made no part", Where(), kWhat));
+    return Fail(Error(StatusCode::kInternal, "{} {}: NCCL made no part", Where(), what));
   }
   std::unique_ptr<NcclCommunicator> made(new NcclCommunicator(library_, std::move(options), part));
-  if (Status status = made->AwaitReady(kWhat, made->Deadline()); !status.ok()) return Fail(status);
+  if (Status status = made->AwaitReady(what, made->Deadline()); !status.ok()) return Fail(status);
   return made;
+}
+
+Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Split(int color,
+                                                                  NcclCommunicatorOptions options) {
+  const auto begin = [color, key = options.rank](const nccl::Api& api, nccl::Comm comm,
+                                                 nccl::Comm* part, nccl::Config* config) {
+    return api.split(comm, color, key, part, config);
+  };
+  return MakePart("cannot split a group", begin, std::move(options));
+}
+
+Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Shrink(
+    std::vector<int> leaving, NcclCommunicatorOptions options) {
+  constexpr std::string_view kWhat = "cannot shrink a group";
+  if (library_->api().shrink == nullptr) {
+    return Fail(Error(StatusCode::kInvalidArgument, "{} {}: {} is older than 2.27", Where(), kWhat,
+                      library_->description()));
+  }
+  if (std::ranges::find(leaving, options_.rank) != leaving.end()) {
+    return Fail(Error(StatusCode::kInvalidArgument, "{} {}: this rank is among those that leave",
+                      Where(), kWhat));
+  }
+  const auto begin = [&](const nccl::Api& api, nccl::Comm comm, nccl::Comm* part,
+                         nccl::Config* config) {
+    return api.shrink(comm, leaving.data(), static_cast<int>(leaving.size()), part, config,
+                      nccl::kShrinkAbort);
+  };
+  auto rest = MakePart(kWhat, begin, std::move(options));
+  // Its other ranks may be gone: it cannot end in peace.
+  if (rest) Abort(Error(StatusCode::kPeerFailed, "{}: the group has shrunk", Where()));
+  return rest;
 }
 
 }  // namespace hora

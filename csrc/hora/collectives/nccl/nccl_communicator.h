@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "hora/base/clock.h"
 #include "hora/collectives/nccl/nccl_library.h"
@@ -60,12 +61,21 @@ class NcclCommunicator {
   // The ranks of `color` (all call it, in the same order; ≥ 0), by options.rank. options.name is
   // for texts only. A failure aborts this communicator, too.
   Result<std::unique_ptr<NcclCommunicator>> Split(int color, NcclCommunicatorOptions options);
+  // The ranks but those of `leaving`, which need not be there any more: the others call it, and
+  // stay in their order. Works on this one's streams are given up, and so is this communicator.
+  // kInvalidArgument, and nothing done: NCCL is older than 2.27, or this rank is to leave.
+  Result<std::unique_ptr<NcclCommunicator>> Shrink(std::vector<int> leaving,
+                                                   NcclCommunicatorOptions options);
 
  private:
   struct Handle;  // what a registration shares with its communicator
 
   NcclCommunicator(std::shared_ptr<const NcclLibrary> library, NcclCommunicatorOptions options,
                    nccl::Comm comm);
+  // What `begin(api, comm, part, config)` makes of this one.
+  template <class Begin>
+  Result<std::unique_ptr<NcclCommunicator>> MakePart(std::string_view what, Begin begin,
+                                                     NcclCommunicatorOptions options);
   Status AwaitReady(std::string_view what, TimePoint deadline);
   TimePoint Deadline() const { return SteadyClock::Instance().Now() + options_.patience; }
   Status Failed(std::string_view what, nccl::Result result);  // with Handle::mutex; aborts
