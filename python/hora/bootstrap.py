@@ -98,8 +98,8 @@ def cannot_join(problem: str, place: Bootstrap | None = None) -> None:
             tell_peers(place, place.rank, text)
         elif torchrun.is_torchrun(environ):
             torchrun.leave_problem(environ, text)
-        elif launcher := _scheduler(environ):
-            _leave_note(launcher, environ, text)
+        else:
+            _leave_note(environ, text)
 
 
 def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept | None]:
@@ -108,17 +108,20 @@ def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept
         return pipe.from_pipe(environ[pipe.VARIABLE], timeout), None
     if torchrun.is_torchrun(environ):
         return torchrun.from_torchrun(environ, timeout)
-    launcher = _scheduler(environ)
-    if launcher is None:
-        return alone("none"), None
     try:
+        launcher = _scheduler(environ)
+        if launcher is None:
+            return alone("none"), None
         position = _POSITIONS[launcher](environ)
+        if position.size == 1:
+            return alone(launcher), None
+        job = _job_name(launcher, environ)
     except UsageError as error:
         with contextlib.suppress(OSError, RuntimeError):  # its job, too, may be garbage
             host = socket.gethostname()
-            _leave_note(launcher, environ, f"a process on {host} cannot join: {error}")
+            _leave_note(environ, f"a process on {host} cannot join: {error}")
         raise
-    return _through_files(position, environ, timeout)
+    return _through_files(position, job, environ, timeout)
 
 
 def _scheduler(environ: Mapping[str, str]) -> str | None:
@@ -131,11 +134,9 @@ def _scheduler(environ: Mapping[str, str]) -> str | None:
 
 
 def _through_files(
-    position: Position, environ: Mapping[str, str], timeout: float
+    position: Position, job: str, environ: Mapping[str, str], timeout: float
 ) -> tuple[Bootstrap, Kept | None]:
-    if position.size == 1:
-        return alone(position.launcher), None
-    board = FileBoard(_job_name(position.launcher, environ), environ, timeout)
+    board = FileBoard(job, environ, timeout)
     try:
         return meet(position, board, environ)
     except BaseException:
@@ -145,10 +146,12 @@ def _through_files(
         raise
 
 
-def _leave_note(launcher: str, environ: Mapping[str, str], text: str) -> None:
-    board = FileBoard(_job_name(launcher, environ), environ, 0)
-    board.leave_problem(text)
-    board.clear()
+def _leave_note(environ: Mapping[str, str], text: str) -> None:
+    environ = slurm.by_old_names(environ)
+    if launcher := _scheduler(environ):
+        board = FileBoard(_job_name(launcher, environ), environ, 0)
+        board.leave_problem(text)
+        board.clear()
 
 
 def _job_name(launcher: str, environ: Mapping[str, str]) -> str:

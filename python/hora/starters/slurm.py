@@ -15,6 +15,7 @@ _PLACE = (
 )  # fmt: skip
 _RESTARTS = "SLURM_RESTART_COUNT"
 SOURCES = (STEP, *_PLACE, _RESTARTS)
+_OLD_NAMES = {STEP: "SLURM_STEPID", "SLURM_JOB_ID": "SLURM_JOBID"}
 _MOST = (1 << 32) - 1
 _FIRST_RESERVED = 0xFFFFFFF0  # the batch script, an interactive shell, …: no step of srun's
 _HOW_BY_HOST = "srun --distribution=block does so (-m block; not cyclic, plane or arbitrary)"
@@ -57,6 +58,15 @@ def slurm_job(environ: Mapping[str, str]) -> str:
     cluster = re.sub(r"[^A-Za-z0-9_-]", "_", environ.get("SLURM_CLUSTER_NAME", ""))[:64]
     restarts = whole_number(_RESTARTS, environ.get(_RESTARTS, "0"), 0, _MOST)
     return f"slurm-{cluster}-{job}.{int(environ[STEP])}.{restarts}"
+
+
+def by_old_names(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables with the step's and job's numbers as srun says them a second time.
+
+    Good enough to find the others where the first time was garbage.
+    """
+    old = {name: environ[old] for name, old in _OLD_NAMES.items() if old in environ}
+    return {**environ, **old}
 
 
 def tasks_per_node(text: str, size: int) -> list[int]:

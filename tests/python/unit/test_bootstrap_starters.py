@@ -202,6 +202,16 @@ def test_garbage_of_one_rank_is_told_to_all(tmp_path, family, garbage):
         detect({**common, **OTHER[family is SLURM]}, timeout=20)
 
 
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_STEP_ID"])
+def test_a_job_that_is_garbage_in_one_task_is_told_to_all(tmp_path, name):
+    again = {"SLURM_JOBID": "7", "SLURM_STEPID": "0"}
+    common = {**SLURM, **again, "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    with pytest.raises(UsageError, match=f"^{name}='x'"):
+        detect({**common, name: "x"}, timeout=0)
+    with pytest.raises(UsageError, match=f"a process on .* cannot join: {name}='x'"):
+        detect({**common, **OTHER[True]}, timeout=20)
+
+
 def test_another_key_is_told_to_all(tmp_path):
     keys = []
     for number in range(2):
