@@ -37,7 +37,7 @@ from hora.starters.place import (
 
 __all__ = [
     "DOCUMENT_VERSION", "MAX_SIZE", "Bootstrap", "cannot_join", "detect", "have_met",
-    "open_listener",
+    "open_listener", "problem_of_another",
 ]  # fmt: skip
 
 _JOB_ID = "HORA_JOB_ID"
@@ -100,6 +100,19 @@ def cannot_join(problem: str, place: Bootstrap | None = None) -> None:
             torchrun.leave_problem(environ, text)
         else:
             _leave_note(environ, text)
+
+
+def problem_of_another() -> str:
+    """Why some rank does not join, as it has left it where all agreed; "" when none has.
+
+    For those whose rank 0 has heard it and ended, before it could tell them. Raises nothing.
+    """
+    with _lock:
+        for _, kept in _remembered.values():
+            with contextlib.suppress(OSError, RuntimeError):
+                if kept and (problem := kept.problem()):
+                    return problem
+    return ""
 
 
 def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept | None]:

@@ -109,15 +109,20 @@ def _join(comm: Iterable[int] | Any) -> None:
         place.cross_size,
     )
     listen_fd = -1 if place.listen_fd is None else place.listen_fd
-    _core.init(
-        topology,
-        place.rendezvous,
-        bytes(place.key),
-        listen_fd,
-        store=place.store,
-        job_id=place.job_id,
-        interfaces=list(place.interfaces),
-    )
+    try:
+        _core.init(
+            topology,
+            place.rendezvous,
+            bytes(place.key),
+            listen_fd,
+            store=place.store,
+            job_id=place.job_id,
+            interfaces=list(place.interfaces),
+        )
+    except PeerFailedError as error:
+        if problem := bootstrap.problem_of_another():
+            raise UsageError(problem) from error
+        raise
     bootstrap.have_met()
     forget_names()
     _watch_exit()

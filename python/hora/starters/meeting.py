@@ -93,6 +93,10 @@ class Kept:
         """For ranks that come late, and find nobody where the others met."""
         self._board.leave_problem(text)
 
+    def problem(self) -> str:
+        """What some rank has left in this way; raises what the board raises."""
+        return self._board.problem()
+
     def have_met(self) -> None:
         """Takes down what was only there for the meeting."""
         if self._watch:

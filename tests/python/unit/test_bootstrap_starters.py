@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 
 import pytest
-from hora import bootstrap
+from hora import bootstrap, runtime
 from hora.bootstrap import detect
 from hora.errors import HoraError, UsageError
 from hora.starters import file_board, problem_watch
@@ -234,6 +235,25 @@ def test_another_key_is_told_to_all(tmp_path):
     assert (place, rank) == (first, -1)
     assert "rank 1 on" in problem and "HORA_SECRET_FILE" in problem
     os.close(first.listen_fd or 0)
+
+
+def test_rank_0_that_ends_before_it_tells(tmp_path, monkeypatch):
+    common = {**OPEN_MPI, "HORA_JOB_ID": "j", "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    monkeypatch.setattr(problem_watch, "tell_peers", lambda *words: None)
+    with socket.socket(fileno=detect(common, timeout=5).listen_fd) as listener:
+
+        def end() -> None:
+            connection, _ = listener.accept()
+            FileBoard("openmpi-j", common, 0).leave_problem("no disk")
+            connection.close()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        for name, value in {**common, **OTHER[False]}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match="no disk"):
+            runtime.init()
+        thread.join()
 
 
 def test_two_jobs_of_one_name(tmp_path):
