@@ -26,7 +26,7 @@ SECONDS ?= 60
 # ThreadSanitizer needs a fixed address layout on recent kernels.
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: help run setup build install test check lint format test-gpu bench-gpu asan asan-net tsan \
+.PHONY: help run setup build install test check lint format test-gpu bench-gpu asan asan-ci tsan \
   fuzz tidy bench docs clean
 
 help: ## List these words
@@ -78,11 +78,14 @@ asan: $(SETUP) ## Run the C++ tests under AddressSanitizer and UndefinedBehavior
 	cmake --build --preset asan
 	ctest --preset asan
 
-# Whatever reads what arrives over a network.
-asan-net: $(SETUP) ## The same for the tests of hosts among each other and of strangers only
+# Whatever reads what arrives over a network; and what goes on between host and device.
+asan-ci: DEVICES := Nccl|Staged|Device|Gpu
+asan-ci: $(SETUP) ## The same for the tests of hosts, of strangers and of devices only
 	cmake --preset asan
-	cmake --build --preset asan --target $(addsuffix _test,wire net control collectives engine)
-	ctest --preset asan -R '^(wire|net|control)/|^collectives/.*Tcp|^engine/.*(Hosts|Strangers)'
+	cmake --build --preset asan --target \
+	  $(addsuffix _test,wire net control cuda collectives engine)
+	ctest --preset asan \
+	  -R '^(wire|net|control|cuda)/|^collectives/.*(Tcp|$(DEVICES))|^engine/.*(Hosts|Strangers|$(DEVICES))'
 
 tsan: $(SETUP) ## Run the C++ tests under ThreadSanitizer
 	cmake --preset tsan
