@@ -11,6 +11,7 @@ from hora.launch.flags import BACKENDS
 from hora.launch.secret_file import read_secret
 from hora.launch.spelling import did_you_mean
 from hora.launch.store import checked_interfaces
+from hora.plugins import is_usable
 from hora.settings import (
     LOG_LEVELS,
     LONGEST_ABORT_S,
@@ -126,4 +127,13 @@ def _finding(name: str, value: str) -> Finding:
         KNOWN[name](value)
     except ValueError as error:
         return Finding(name, name, "failed", str(error), f"correct it, or unset {name}")
+    if name == "HORA_BACKEND" and not _has_backend(value):
+        state = "failed" if value.startswith("flat-") else "warning"  # one host needs no other
+        what = f"{value}: its plugin cannot be used here"
+        return Finding(name, name, state, what, "install what 'Built' names, or unset HORA_BACKEND")
     return Finding(name, name, "ok", value)
+
+
+def _has_backend(value: str) -> bool:
+    library = value.removeprefix("flat-")
+    return library == "tcp" or is_usable(library)

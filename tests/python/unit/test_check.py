@@ -123,6 +123,15 @@ def test_a_value_without_sense_fails(name, value):
     assert found.state == "failed" and name in found.advice
 
 
+@pytest.mark.parametrize(
+    ("backend", "state"), [("gloo", "warning"), ("flat-mpi", "failed"), ("flat-tcp", "ok")]
+)
+def test_a_backend_without_its_plugin(tmp_path, monkeypatch, backend, state):
+    monkeypatch.setenv("HORA_PLUGIN_DIRECTORY", str(tmp_path))
+    (finding,) = setting_findings({"HORA_BACKEND": backend})
+    assert (finding.state, backend in finding.detail) == (state, True)
+
+
 def test_what_is_known_and_what_was_meant():
     found = setting_findings({
         "HORA_BACKND": "gloo", "HORA_STALL_ABORT_SECONDS": "0", "HORA_WINDOW_BYTES": "8192"
