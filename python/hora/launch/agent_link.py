@@ -27,6 +27,7 @@ _HINTS = {
     "No module named 'hora": "install this hora for that Python, or name one with --remote-python",
     "Host key verification failed": "log in once by hand, or add its key to known_hosts",
 }
+_NO_KEY_FILE = "Warning: Identity file"
 
 
 class AgentLink:
@@ -139,7 +140,9 @@ class AgentLink:
         reason = next((line for line in reversed(said) if line), "")
         if not reason and self._reader.noise:
             reason = f"it said {self._reader.noise[:60].decode(errors='replace')!r}"
-        hint = next((hint for mark, hint in _HINTS.items() if mark in reason), "")
+        hints = [hint for mark, hint in _HINTS.items() if mark in reason]
+        hints += [line for line in said if line.startswith(_NO_KEY_FILE)]
+        hint = hints[0] if hints else ""
         who = self._program if self._program == "ssh" else "the agent"
         end = f"exit {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
         return f"{who} {end}" + f": {reason}" * bool(reason) + f" ({hint})" * bool(hint)

@@ -17,6 +17,8 @@ host, command = words[after + 1], " ".join(words[after + 2:])
 says = {{
     "refused": "ssh: connect to host refused port 22: Connection refused",
     "denied": "me@denied: Permission denied (publickey).",
+    "keyless": "Warning: Identity file k not accessible: No such file or directory.\\n"
+               "me@keyless: Permission denied (publickey).",
     "unknown": "ssh: Could not resolve hostname unknown: Name or service not known",
     "changed": "Host key verification failed.",
 }}

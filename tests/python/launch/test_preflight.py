@@ -17,6 +17,8 @@ from launched import DEADLINE_S, launcher_processes, wait_until_gone
 FAILURES = {
     "refused": "refused: ssh exit 255: ssh: connect to host refused port 22: Connection refused",
     "denied": "denied: ssh exit 255: me@denied: Permission denied (publickey).",
+    "keyless": "keyless: ssh exit 255: me@keyless: Permission denied (publickey). "
+    "(Warning: Identity file k not accessible: ",
     "unknown": "unknown: ssh exit 255: ssh: Could not resolve hostname unknown",
     "changed": "changed: ssh exit 255: Host key verification failed. (log in once by hand",
     "old": "old: hora 0.0.1 is installed there, but ",
