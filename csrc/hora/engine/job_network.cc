@@ -17,7 +17,10 @@ Result<std::unique_ptr<JobNetwork>> JobNetwork::Open(int rank, const Config& con
                                                      JobGroup group) {
   std::unique_ptr<JobNetwork> network(new JobNetwork(rank, config, std::move(group)));
   Status status = network->OpenLibrary();
-  if (status.ok()) status = network->StartHeartbeats();
+  // Those who have the library would wait to connect to one who has not.
+  if (config.network.library() != "tcp") status = network->Agree(status);
+  if (!status.ok()) return Fail(std::move(status));
+  status = network->StartHeartbeats();
   if (status.ok()) status = network->ConnectGlobalSet();
   status = network->Agree(status);
   if (!status.ok()) return Fail(std::move(status));
@@ -31,7 +34,7 @@ Status JobNetwork::ConnectGlobalSet() {
   return Status::Ok();
 }
 
-// The ranks meet a second time. Without it, one that is done early and fails in its own program
+// The ranks meet once more. Without it, one that is done early and fails in its own program
 // would be missed as a neighbour by those who still connect.
 Status JobNetwork::Agree(const Status& mine) {
   const Result<Meeting> meeting = group_.store->Meet(rank_, group_.layout.size(), mine.message(),
@@ -40,7 +43,9 @@ Status JobNetwork::Agree(const Status& mine) {
   if (!meeting) return meeting.error();
   for (std::size_t rank = 0; rank < meeting->told.size(); ++rank) {
     if (meeting->told[rank].empty()) continue;
-    return Error(StatusCode::kPeerFailed, "rank {} cannot join: {}", rank, meeting->told[rank]);
+    const int host = group_.layout.host_of(static_cast<int>(rank));
+    return Error(StatusCode::kPeerFailed, "rank {} on {} cannot join: {}", rank,
+                 group_.host_names[static_cast<std::size_t>(host)], meeting->told[rank]);
   }
   return Status::Ok();
 }

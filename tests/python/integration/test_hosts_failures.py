@@ -327,6 +327,16 @@ def test_a_protection_that_a_library_cannot_keep(two, start, tmp_path, backend, 
         assert f"cannot be kept by {library}" in words, f"rank {rank}: {words}"
 
 
+@pytest.mark.parametrize("backend", ["gloo", "flat-gloo"])
+def test_a_library_that_one_host_has_not(two, start, tmp_path, backend):
+    settings = ("*", "HORA_BACKEND", backend, "h2", "HORA_PLUGIN_DIRECTORY", "/nowhere")
+    found = fail_to_start(two, start, tmp_path, *settings)
+    assert set(found) == set(range(RANKS)), found
+    for rank, words in found.items():
+        assert "/nowhere/hora_gloo.so" in words, f"rank {rank}: {words}"
+        assert rank > 1 or "rank 2 on h2 cannot join" in words, f"rank {rank}: {words}"
+
+
 def test_a_launcher_whose_first_host_never_comes_says_so(two, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("7b" * 32 + "\n")
