@@ -256,9 +256,14 @@ def _bootstrap(
             f"{SECRET_FILE}={environ.get(SECRET_FILE, '')} holds another key here than rank 0 has: "
             "it must be the same file, or a copy of it, on all hosts, or set on none"
         )
-    place = Placement(tuple(words["sizes"])).place(position.rank)
-    told = (place.size, place.local_rank, place.local_size)
-    if told != (position.size, position.local_rank, position.local_size):
+    placement = Placement(tuple(words["sizes"]))
+    if placement.size != position.size:
+        raise UsageError(
+            f"rank {position.rank} was started as one of {position.size} ranks, rank 0 as one of "
+            f"{placement.size}: all must be told the same number"
+        )
+    place = placement.place(position.rank)
+    if (place.local_rank, place.local_size) != (position.local_rank, position.local_size):
         raise UsageError(
             f"rank {position.rank} is number {position.local_rank} of {position.local_size} on its "
             f"host, but would be {place.local_rank} of {place.local_size} if ranks were numbered "

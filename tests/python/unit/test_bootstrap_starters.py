@@ -237,6 +237,16 @@ def test_another_key_is_told_to_all(tmp_path):
     os.close(first.listen_fd or 0)
 
 
+def test_another_number_of_ranks_is_named(tmp_path, monkeypatch):
+    common = {**OPEN_MPI, "HORA_JOB_ID": "j", "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    monkeypatch.setattr(problem_watch, "tell_peers", lambda *words: None)
+    first = detect(common, timeout=5)
+    late = {"OMPI_COMM_WORLD_RANK": "6", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}
+    with pytest.raises(UsageError, match=r"rank 6 .* one of 7 ranks, rank 0 as one of 4"):
+        detect({**common, **late, "OMPI_COMM_WORLD_SIZE": "7"}, timeout=5)
+    os.close(first.listen_fd or 0)
+
+
 def test_rank_0_that_ends_before_it_tells(tmp_path, monkeypatch):
     common = {**OPEN_MPI, "HORA_JOB_ID": "j", "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
     monkeypatch.setattr(problem_watch, "tell_peers", lambda *words: None)
