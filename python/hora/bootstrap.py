@@ -161,16 +161,22 @@ def _through_files(
 
 def _leave_note(environ: Mapping[str, str], text: str) -> None:
     environ = slurm.by_old_names(environ)
+    if not _is_job_id(environ.get(_JOB_ID)):  # the others may have none, and their launcher's name
+        del environ[_JOB_ID]
     if launcher := _scheduler(environ):
         board = FileBoard(_job_name(launcher, environ), environ, 0)
         board.leave_problem(text)
         board.clear()
 
 
+def _is_job_id(word: str | None) -> bool:
+    return word is None or (0 < len(word) <= 64 and not set(word) - _WORD)
+
+
 def _job_name(launcher: str, environ: Mapping[str, str]) -> str:
     given = environ.get(_JOB_ID)
     if given is not None:
-        if not given or len(given) > 64 or set(given) - _WORD:
+        if not _is_job_id(given):
             raise UsageError(f"{_JOB_ID}={given!r} is not 1 to 64 letters, digits, - and _")
         return f"{launcher}-{given}"
     if launcher == "openmpi":

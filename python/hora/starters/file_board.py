@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from hora.starters.meeting import HostEntry, ToldError
 FOLDER = "HORA_RENDEZVOUS_DIR"
 _POLL_S = 0.02
 _LONGEST_POLL_S = 0.25
+_SILENT_S = 3.0
 _LIMIT_BYTES = 1 << 20
 # A note outlives the process that wrote it, so that ranks which start later see it.
 _NOTE_LIFE_S = 60.0
@@ -126,6 +128,7 @@ class FileBoard:
 
     def _wait(self, look: Callable[[], _T | None], have: Callable[[], str]) -> _T:
         pause_s = _POLL_S
+        is_told = False
         while (found := look()) is None:
             if problem := self.problem():
                 raise ToldError(problem)
@@ -135,6 +138,10 @@ class FileBoard:
                     f"the ranks did not meet within {self._timeout:g} s: {have()}. All hosts must "
                     f"share the folder {self._folder}; {FOLDER} names another one"
                 )
+            if self._timeout - left_s > _SILENT_S and not is_told:
+                is_told = True
+                words = f"hora: still waiting: {have()}; gives up in {left_s:.0f} s"
+                print(words, file=sys.stderr, flush=True)
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
         return found

@@ -135,6 +135,14 @@ def test_rank_0_that_never_comes(tmp_path):
         board(tmp_path / "jobs", 0.05).read()
 
 
+def test_who_waits_for_long_says_so(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(file_board, "_SILENT_S", 0.0)
+    with pytest.raises(HoraError):
+        board(tmp_path / "jobs", 0.1).read()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("hora: still waiting: rank 0 has not written ")
+
+
 def test_hosts_that_never_come_are_counted(tmp_path):
     one = board(tmp_path / "jobs", 0.05)
     one.add_host(HostEntry(0, 2, "h1"))
@@ -203,13 +211,13 @@ def test_garbage_of_one_rank_is_told_to_all(tmp_path, family, garbage):
         detect({**common, **OTHER[family is SLURM]}, timeout=20)
 
 
-@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_STEP_ID"])
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_STEP_ID", "HORA_JOB_ID"])
 def test_a_job_that_is_garbage_in_one_task_is_told_to_all(tmp_path, name):
     again = {"SLURM_JOBID": "7", "SLURM_STEPID": "0"}
     common = {**SLURM, **again, "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
-    with pytest.raises(UsageError, match=f"^{name}='x'"):
-        detect({**common, name: "x"}, timeout=0)
-    with pytest.raises(UsageError, match=f"a process on .* cannot join: {name}='x'"):
+    with pytest.raises(UsageError, match=f"^{name}='x/'"):
+        detect({**common, name: "x/"}, timeout=0)
+    with pytest.raises(UsageError, match=f"a process on .* cannot join: {name}='x/'"):
         detect({**common, **OTHER[True]}, timeout=20)
 
 
