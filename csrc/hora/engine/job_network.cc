@@ -11,15 +11,28 @@ namespace {
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
+// How what a rank tells the others begins.
+constexpr char kHas = '=', kFails = '!';
+
+// The plugin, which is for one family of libraries, on a line of its own; then the library.
+std::string TextOf(const Plugin& plugin) {
+  return plugin.path.filename().string() + '\n' + plugin.description;
+}
+std::string_view FamilyOf(std::string_view told) { return told.substr(0, told.find('\n')); }
+std::string_view LibraryOf(std::string_view told) { return told.substr(told.find('\n') + 1); }
+
 }  // namespace
 
 Result<std::unique_ptr<JobNetwork>> JobNetwork::Open(int rank, const Config& config,
                                                      JobGroup group) {
   std::unique_ptr<JobNetwork> network(new JobNetwork(rank, config, std::move(group)));
-  Status status = network->OpenLibrary();
-  // Those who have the library would wait to connect to one who has not.
-  if (config.network.library() != "tcp") status = network->Agree(status);
-  if (!status.ok()) return Fail(std::move(status));
+  Status status;
+  if (config.network.library() != "tcp") {
+    // Those who have the library would wait to connect to one who has not, or has another.
+    status = network->OpenLibrary();
+    status = network->Agree(status, status.ok() ? TextOf(*network->plugin_) : "");
+    if (!status.ok()) return Fail(std::move(status));
+  }
   status = network->StartHeartbeats();
   if (status.ok()) status = network->ConnectGlobalSet();
   status = network->Agree(status);
@@ -35,24 +48,35 @@ Status JobNetwork::ConnectGlobalSet() {
 }
 
 // The ranks meet once more. Without it, one that is done early and fails in its own program
-// would be missed as a neighbour by those who still connect.
-Status JobNetwork::Agree(const Status& mine) {
-  const Result<Meeting> meeting = group_.store->Meet(rank_, group_.layout.size(), mine.message(),
-                                                     Now() + config_.start_timeout);
+// would be missed as a neighbour by those who still connect. `has`: the TextOf what all need alike.
+Status JobNetwork::Agree(const Status& mine, const std::string& has) {
+  const std::string tells = mine.ok() ? kHas + has : kFails + mine.message();
+  const Result<Meeting> meeting =
+      group_.store->Meet(rank_, group_.layout.size(), tells, Now() + config_.start_timeout);
   if (!mine.ok()) return mine;
   if (!meeting) return meeting.error();
+  const std::string& first = meeting->told.front();
   for (std::size_t rank = 0; rank < meeting->told.size(); ++rank) {
-    if (meeting->told[rank].empty()) continue;
-    const int host = group_.layout.host_of(static_cast<int>(rank));
-    return Error(StatusCode::kPeerFailed, "rank {} on {} cannot join: {}", rank,
-                 group_.host_names[static_cast<std::size_t>(host)], meeting->told[rank]);
+    const std::string& told = meeting->told[rank];
+    const std::string& host =
+        group_.host_names[static_cast<std::size_t>(group_.layout.host_of(static_cast<int>(rank)))];
+    if (told.starts_with(kFails)) {
+      return Error(StatusCode::kPeerFailed, "rank {} on {} cannot join: {}", rank, host,
+                   told.substr(1));
+    }
+    if (FamilyOf(told) != FamilyOf(first)) {
+      return Error(
+          StatusCode::kMismatch,
+          "rank {} on {} works with {}, and rank 0 with {}: all ranks need the same library "
+          "(look at HORA_MPI, and at what is installed there)",
+          rank, host, LibraryOf(told), LibraryOf(first));
+    }
   }
   return Status::Ok();
 }
 
 Status JobNetwork::OpenLibrary() {
   const std::string library = config_.network.library();
-  if (library == "tcp") return Status::Ok();
   Result<Plugin> plugin = OpenPlugin(library, config_.network.plugin_directory);
   if (!plugin) return plugin.error();
   plugin_ = std::move(*plugin);

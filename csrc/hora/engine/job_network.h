@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "hora/base/config.h"
@@ -50,7 +51,7 @@ class JobNetwork {
   Status OpenLibrary();
   Status StartHeartbeats();
   Status ConnectGlobalSet();
-  Status Agree(const Status& mine);
+  Status Agree(const Status& mine, const std::string& has = "");
 
   const int rank_;
   const Config config_;

@@ -186,6 +186,24 @@ def test_ranks_that_go_round_the_hosts_are_refused(four, tmp_path, meeting):
     assert "mpirun --map-by slot does so" in err
 
 
+def test_a_rank_with_another_mpi_is_named_by_all(tmp_path, meeting):
+    need_plugin("openmpi")
+    need_plugin("mpich")
+    if not shutil.which("mpirun.mpich"):
+        pytest.skip("mpirun.mpich missing (apt-get install mpich)")
+    code = "import hora.torch as hvd; hvd.init()"
+    script = '[ "$PMI_RANK" = 2 ] && export HORA_MPI=openmpi; exec "$0" -c "$1"'
+    words = ["mpirun.mpich", "-np", "4", "sh", "-c", script, sys.executable, code]
+    done = run(words, {**meeting, "HORA_BACKEND": "flat-mpi"})
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("hora.errors.Mismatch")]
+    assert len(said) == 4, done.stdout + done.stderr
+    for line in said:
+        assert "rank 2 on " in line, line
+        assert "works with Open MPI" in line, line
+        assert "rank 0 with MPICH" in line, line
+
+
 def test_mpi_without_mpirun_says_what_to_start(tmp_path):
     """Ranks that horarun starts by itself know nothing of each other in MPI."""
     launcher = [sys.executable, "-m", "hora.launch", "-np", "2", "--backend", "flat-mpi", "--"]
