@@ -15,13 +15,17 @@ if not hasattr(pytest.importorskip("hora._core"), "StoreServer"):
 def test_a_forked_child_does_not_keep_the_store_open():
     store = StoreHost("127.0.0.1:0", "a job", "07" * 32)
     reader, writer = os.pipe()
+    told, tells = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writer)
+        os.write(tells, b"1")  # it has its own descriptors
         os.read(reader, 1)  # until the parent has looked
         os._exit(0)
     os.close(reader)
+    os.close(tells)
     try:
+        assert os.read(told, 1) == b"1"
         with socket.create_connection(split_endpoint(store.address), timeout=5):
             pass
         address = store.address
@@ -29,6 +33,7 @@ def test_a_forked_child_does_not_keep_the_store_open():
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(split_endpoint(address), timeout=5)
     finally:
+        os.close(told)
         os.close(writer)
         _, status = os.waitpid(child, 0)
     assert status == 0
