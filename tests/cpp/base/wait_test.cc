@@ -115,12 +115,11 @@ TEST(SpinUntil, SeesWhatIsReady) {
   EXPECT_EQ(looks, 5);
 }
 
+// When: see YieldTurns.
 TEST(SpinUntil, LosesPatience) {
-  const TimePoint start = SteadyClock::Instance().Now();
   int looks = 0;
   const WaitPolicy policy{.spins = 3, .yield_for = milliseconds(2)};
   EXPECT_FALSE(SpinUntil(policy, [&] { return ++looks < 0; }));
-  EXPECT_GE(SteadyClock::Instance().Now() - start, milliseconds(2));
   EXPECT_GE(looks, 5);  // the spins, one after a yield at least, and a last one
 }
 
