@@ -63,10 +63,14 @@ def slurm_job(environ: Mapping[str, str]) -> str:
 def by_old_names(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables with the step's and job's numbers as srun says them a second time.
 
-    Good enough to find the others where the first time was garbage.
+    Good enough to find the others where the first time was garbage. How often the job was started
+    again is said once: where that is garbage, never.
     """
-    old = {name: environ[old] for name, old in _OLD_NAMES.items() if old in environ}
-    return {**environ, **old}
+    found = dict(environ)
+    found.update({name: environ[old] for name, old in _OLD_NAMES.items() if old in environ})
+    if not found.get(_RESTARTS, "0").isdecimal():
+        del found[_RESTARTS]
+    return found
 
 
 def tasks_per_node(text: str, size: int) -> list[int]:

@@ -211,7 +211,9 @@ def test_garbage_of_one_rank_is_told_to_all(tmp_path, family, garbage):
         detect({**common, **OTHER[family is SLURM]}, timeout=20)
 
 
-@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_STEP_ID", "HORA_JOB_ID"])
+@pytest.mark.parametrize(
+    "name", ["SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "HORA_JOB_ID"]
+)
 def test_a_job_that_is_garbage_in_one_task_is_told_to_all(tmp_path, name):
     again = {"SLURM_JOBID": "7", "SLURM_STEPID": "0"}
     common = {**SLURM, **again, "HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
