@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/collectives/nccl/nccl_library.h"
 #include "hora/negotiation/wording.h"
 
 namespace hora {
@@ -49,10 +50,6 @@ std::string GroupsText(const std::vector<std::pair<std::string, RankSet>>& group
   return text;
 }
 
-std::string VersionText(int version) {
-  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
-}
-
 Status CheckGpus(std::span<const DeviceCard> cards, const RankNames& names) {
   RankSet without;
   for (std::size_t place = 0; place < cards.size(); ++place) {
@@ -80,7 +77,7 @@ std::string Obstacle(std::span<const DeviceCard> cards, const RankNames& names) 
                        cards[place].no_nccl);
   }
   const auto versions =
-      Groups(cards, [](const auto& card) { return "NCCL " + VersionText(card.nccl_version); });
+      Groups(cards, [](const auto& card) { return "NCCL " + NcclVersionText(card.nccl_version); });
   if (versions.size() == 1) return "";
   return fmt::format("the ranks have different versions: {}", GroupsText(versions, names));
 }

@@ -42,7 +42,6 @@ struct DeviceLane::Opened {
   std::unique_ptr<StagedBackend> staged;
   std::unique_ptr<CollectiveBackend> direct;  // NCCL's, or layers with it; null: staged is all
   NcclBackend* nccl = nullptr;                // in that
-  NcclCommunicator* communicator = nullptr;   // of that
 
   std::mutex mutex;
   std::deque<Marked> marks;  // mutex
@@ -115,7 +114,6 @@ void DeviceLane::MakeBackends(Opening& opening) {
   Opened& opened = *opening.opened;
   std::unique_ptr<NcclBackend> nccl;
   if (opening.communicator != nullptr) {
-    opened.communicator = opening.communicator.get();
     nccl = std::make_unique<NcclBackend>(opened.runtime, opened.index,
                                          std::move(opening.communicator));
     opened.nccl = nccl.get();
@@ -128,11 +126,8 @@ void DeviceLane::MakeBackends(Opening& opening) {
   const HostLayout& layout = options_.layout;
   std::unique_ptr<CollectiveBackend> across;
   if (options_.across != nullptr) {
-    std::vector<int> lane;
-    for (int host = 0; host < layout.hosts(); ++host) {
-      lane.push_back(options_.names.Of(layout.first_of(host) + layout.local_of(options_.rank)));
-    }
-    across = Staged(opened, *options_.across, layout.host_of(options_.rank), RankNames(lane));
+    across = Staged(opened, *options_.across, layout.host_of(options_.rank),
+                    options_.names.Part(layout.lane_of(layout.local_of(options_.rank))));
   }
   opened.direct = std::make_unique<DeviceHierarchy>(layout, options_.rank, std::move(nccl),
                                                     std::move(across), *opened.staged);
@@ -196,11 +191,7 @@ Status DeviceLane::CreateNccl(Opening& opening) {
     const int host = layout.host_of(options_.rank);
     group.rank = layout.local_of(options_.rank);
     group.size = layout.size_of(host);
-    std::vector<int> here;
-    for (int local = 0; local < group.size; ++local) {
-      here.push_back(options_.names.Of(layout.first_of(host) + local));
-    }
-    group.names = RankNames(std::move(here));
+    group.names = options_.names.Part(layout.ranks_of(host));
     key += fmt::format(".{}", host);
   }
   ShareId share = [this](const std::string& mine, TimePoint) -> Result<std::string> {
@@ -338,7 +329,7 @@ Status DeviceLane::Check() {
 
 void DeviceLane::Abort(const Status& cause) {
   Opened* const opened = this->opened();
-  if (opened != nullptr && opened->communicator != nullptr) opened->communicator->Abort(cause);
+  if (opened != nullptr && opened->nccl != nullptr) opened->nccl->Abort(cause);
 }
 
 }  // namespace hora

@@ -1,6 +1,7 @@
 #include "hora/engine/set_network.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
 #include <utility>
 
@@ -65,15 +66,14 @@ Status SetNetwork::ConnectControl(TimePoint deadline) {
 
 std::vector<int> SetNetwork::Group() const {
   const HostLayout& layout = options_.layout;
-  std::vector<int> group;
   if (options_.config.flat()) {
-    for (int rank = 0; rank < layout.size(); ++rank) group.push_back(rank);
-    return group;
+    std::vector<int> all(static_cast<std::size_t>(layout.size()));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
   }
   const int lane = layout.local_of(options_.rank);
-  if (layout.hosts() == 1 || lane >= layout.lanes()) return group;
-  for (int host = 0; host < layout.hosts(); ++host) group.push_back(layout.first_of(host) + lane);
-  return group;
+  if (layout.hosts() == 1 || lane >= layout.lanes()) return {};
+  return layout.lane_of(lane);
 }
 
 int SetNetwork::PlaceInGroup() const {
@@ -96,15 +96,15 @@ Status SetNetwork::ConnectLane(Lane lane, TimePoint deadline) {
 }
 
 Status SetNetwork::CreateGroup(LaneEnds& ends, Lane lane) {
-  std::vector<int> global;
-  for (const int rank : Group()) global.push_back(options_.names.Of(rank));
+  const std::vector<int> group = Group();
+  const RankNames names = options_.names.Part(group);
   auto created =
       PluginBackend::Create(*options_.plugin, *store_,
                             {.rank = PlaceInGroup(),
-                             .size = static_cast<int>(global.size()),
-                             .names = RankNames(global),
+                             .size = static_cast<int>(group.size()),
+                             .names = names,
                              .group = fmt::format("{}.{}.{}.{}", generation_, options_.id,
-                                                  static_cast<int>(lane), global.front()),
+                                                  static_cast<int>(lane), names.Of(0)),
                              .bind_address = peers_->address().HostToString(),
                              .patience = options_.patience});
   if (!created) return created.error();
@@ -124,14 +124,13 @@ std::unique_ptr<Link> SetNetwork::TakeLink(int neighbour, std::function<void()> 
 std::unique_ptr<CollectiveBackend> SetNetwork::MakeBackend(
     Lane lane, std::unique_ptr<CollectiveBackend> inside, TcpBackendOptions options) {
   LaneEnds& ends = lanes_[static_cast<std::size_t>(lane)];
-  std::vector<int> global;
-  for (const int rank : Group()) global.push_back(options_.names.Of(rank));
+  const std::vector<int> group = Group();
   std::unique_ptr<CollectiveBackend> across;
   if (ends.library != nullptr) {
     across = std::make_unique<SharedBackend>(ends.library);
-  } else if (global.size() > 1) {
+  } else if (group.size() > 1) {
     options.rank = PlaceInGroup();
-    options.names = RankNames(std::move(global));
+    options.names = options_.names.Part(group);
     across = std::make_unique<TcpBackend>(std::move(ends.channels), std::move(options));
   }
   if (options_.config.flat()) return across == nullptr ? std::move(inside) : std::move(across);

@@ -19,12 +19,7 @@ TreePosition TreeOf(const ProcessSetOptions& options) {
 // The ranks that share the board.
 RankNames NamesOnBoard(const ProcessSetOptions& options) {
   if (options.layout.hosts() == 1) return options.names;
-  const int host = options.layout.host_of(options.rank);
-  std::vector<int> global;
-  for (int i = 0; i < options.layout.size_of(host); ++i) {
-    global.push_back(options.names.Of(options.layout.first_of(host) + i));
-  }
-  return RankNames(std::move(global));
+  return options.names.Part(options.layout.ranks_of(options.layout.host_of(options.rank)));
 }
 
 // Why the set has ended.

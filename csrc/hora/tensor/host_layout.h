@@ -26,6 +26,17 @@ class HostLayout {
     return host;
   }
   int local_of(int rank) const { return rank - first_of(host_of(rank)); }
+  std::vector<int> ranks_of(int host) const {
+    std::vector<int> ranks(static_cast<std::size_t>(size_of(host)));
+    std::iota(ranks.begin(), ranks.end(), first_of(host));
+    return ranks;
+  }
+  // Those of one local rank, by host; each host has one.
+  std::vector<int> lane_of(int local) const {
+    std::vector<int> lane;
+    for (int host = 0; host < hosts(); ++host) lane.push_back(first_of(host) + local);
+    return lane;
+  }
   // Ranks that every host has: so many can move data side by side between all hosts.
   int lanes() const { return *std::min_element(sizes_.begin(), sizes_.end()); }
 

@@ -11,6 +11,12 @@ RankSet RankNames::Of(const RankSet& ranks) const {
   return named;
 }
 
+RankNames RankNames::Part(const std::vector<int>& places) const {
+  std::vector<int> named;
+  for (const int place : places) named.push_back(Of(place));
+  return RankNames(std::move(named));
+}
+
 int RankNames::PlaceOf(int global_rank) const {
   if (is_global()) return global_rank;
   const auto found = std::find(global_.begin(), global_.end(), global_rank);

@@ -20,6 +20,7 @@ class RankNames {
     return global_.empty() ? rank : global_[static_cast<std::size_t>(rank)];
   }
   RankSet Of(const RankSet& ranks) const;
+  RankNames Part(const std::vector<int>& places) const;  // of the ranks there, in that order
   // The place of a global rank; -1 when it is not in the set. In the global set every number is its
   // own place, also those that no rank has.
   int PlaceOf(int global_rank) const;

@@ -129,6 +129,18 @@ std::tuple<Tensor, Tensor> Alltoall(Tensor input, Tensor splits, std::int64_t ro
   return {std::move(gathered.tensor), torch::stable::to(received, ScalarType::Int)};
 }
 
+// The engine finds out where the tensors are.
+template <class Library>
+void Implement(Library& library) {
+  library.impl("allreduce", TORCH_BOX(&Allreduce));
+  library.impl("grouped_allreduce", TORCH_BOX(&GroupedAllreduce));
+  library.impl("broadcast", TORCH_BOX(&Broadcast));
+  library.impl("broadcast_gradient", TORCH_BOX(&BroadcastGradient));
+  library.impl("allgather", TORCH_BOX(&Allgather));
+  library.impl("reducescatter", TORCH_BOX(&Reducescatter));
+  library.impl("alltoall", TORCH_BOX(&Alltoall));
+}
+
 }  // namespace
 }  // namespace hora::torch_ops
 
@@ -159,22 +171,6 @@ STABLE_TORCH_LIBRARY(hora, library) {
       "-> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(hora, CPU, library) {
-  library.impl("allreduce", TORCH_BOX(&hora::torch_ops::Allreduce));
-  library.impl("grouped_allreduce", TORCH_BOX(&hora::torch_ops::GroupedAllreduce));
-  library.impl("broadcast", TORCH_BOX(&hora::torch_ops::Broadcast));
-  library.impl("broadcast_gradient", TORCH_BOX(&hora::torch_ops::BroadcastGradient));
-  library.impl("allgather", TORCH_BOX(&hora::torch_ops::Allgather));
-  library.impl("reducescatter", TORCH_BOX(&hora::torch_ops::Reducescatter));
-  library.impl("alltoall", TORCH_BOX(&hora::torch_ops::Alltoall));
-}
+STABLE_TORCH_LIBRARY_IMPL(hora, CPU, library) { hora::torch_ops::Implement(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(hora, CUDA, library) {
-  library.impl("allreduce", TORCH_BOX(&hora::torch_ops::Allreduce));
-  library.impl("grouped_allreduce", TORCH_BOX(&hora::torch_ops::GroupedAllreduce));
-  library.impl("broadcast", TORCH_BOX(&hora::torch_ops::Broadcast));
-  library.impl("broadcast_gradient", TORCH_BOX(&hora::torch_ops::BroadcastGradient));
-  library.impl("allgather", TORCH_BOX(&hora::torch_ops::Allgather));
-  library.impl("reducescatter", TORCH_BOX(&hora::torch_ops::Reducescatter));
-  library.impl("alltoall", TORCH_BOX(&hora::torch_ops::Alltoall));
-}
+STABLE_TORCH_LIBRARY_IMPL(hora, CUDA, library) { hora::torch_ops::Implement(library); }

@@ -36,25 +36,24 @@ def check_cuda_plugin() -> Finding:
 
 def gpu_findings(environ: Mapping[str, str]) -> list[Finding]:
     """Nothing here can fail: ranks work without GPUs, too."""
-    facts = look()
+    facts, driver = look(), driver_version()
     return [
-        _check_driver(),
-        *_check_devices(facts),
+        _check_driver(driver),
+        *_check_devices(facts, driver),
         _check_torch(facts),
         _check_nccl(facts),
         _check_backend(environ.get("HORA_GPU_BACKEND") or "auto", facts),
     ]
 
 
-def _check_driver() -> Finding:
-    version = driver_version()
+def _check_driver(version: str | None) -> Finding:
     if version is None:
         detail = "none: no NVIDIA GPU here, or its driver is not loaded"
         return Finding("gpu_driver", "NVIDIA driver", "absent", detail)
     return Finding("gpu_driver", "NVIDIA driver", "ok", version)
 
 
-def _check_devices(facts: GpuFacts) -> list[Finding]:
+def _check_devices(facts: GpuFacts, driver: str | None) -> list[Finding]:
     """One for each device that a process sees: with CUDA_VISIBLE_DEVICES, and of slices the first.
 
     What keeps the plugin from seeing any is a drawback only where there is a driver.
@@ -63,7 +62,7 @@ def _check_devices(facts: GpuFacts) -> list[Finding]:
         return [Finding("gpus", "GPUs", "absent", "cannot be used without the CUDA plugin")]
     if facts.problem:
         detail = f"{facts.cuda}: {facts.problem}" if facts.cuda else facts.problem
-        if driver_version() is None:
+        if driver is None:
             return [Finding("gpus", "GPUs", "absent", detail)]
         advice = "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus all"
         return [Finding("gpus", "GPUs", "warning", detail, advice)]

@@ -30,7 +30,7 @@ def group(pytestconfig):
 
     hvd.init()
     if device_of(pytestconfig) == "cuda":
-        hvd.set_device(hvd.local_rank() % torch.cuda.device_count())
+        hvd.set_device()
     yield hvd
     hvd.shutdown()
 

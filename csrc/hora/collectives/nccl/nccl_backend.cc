@@ -90,10 +90,12 @@ void NcclBackend::Retune(const Tuning&) {}  // NCCL tunes itself
 Status NcclBackend::Execute(CollectiveCall& call) {
   const Status status = state_->Execute(call);
   // Peers must not wait for what was not put on this rank's stream.
-  if (!status.ok()) state_->communicator().Abort(status);
+  if (!status.ok()) Abort(status);
   return status;
 }
 
 Status NcclBackend::Check() { return state_->communicator().Check(); }
+
+void NcclBackend::Abort(const Status& cause) { state_->communicator().Abort(cause); }
 
 }  // namespace hora

@@ -34,7 +34,9 @@ class NcclBackend final : public CollectiveBackend {
   void Retune(const Tuning& tuning) override;
   Status Execute(CollectiveCall& call) override;
 
-  Status Check();  // any thread; not OK: the streams were released, the group is lost
+  // Any thread. Check: not OK, the streams were released, the group is lost; Abort: so it is.
+  Status Check();
+  void Abort(const Status& cause);
 
  private:
   class State;

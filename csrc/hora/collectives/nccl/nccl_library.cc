@@ -49,10 +49,6 @@ const char* FindAll(void* library, nccl::Api& api) {
   return missing;
 }
 
-std::string VersionText(int version) {
-  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
-}
-
 std::string PathOf(const void* symbol, const std::string& otherwise) {
   Dl_info info{};
   return dladdr(symbol, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : otherwise;
@@ -87,7 +83,7 @@ Result<std::shared_ptr<const NcclLibrary>> NcclLibrary::Open(
   if (library->version_ < kOldest) {
     return Fail(Error(StatusCode::kInvalidArgument,
                       "{} is too old: hora needs {} or later, which PyTorch has from 2.2 on",
-                      library->description(), VersionText(kOldest)));
+                      library->description(), NcclVersionText(kOldest)));
   }
   if (missing != nullptr) {
     return Fail(Error(StatusCode::kResource, "{} lacks {}", library->description(), missing));
@@ -95,8 +91,12 @@ Result<std::shared_ptr<const NcclLibrary>> NcclLibrary::Open(
   return library;
 }
 
+std::string NcclVersionText(int version) {
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
 std::string NcclLibrary::description() const {
-  return fmt::format("NCCL {} ({})", VersionText(version_), path_);
+  return fmt::format("NCCL {} ({})", NcclVersionText(version_), path_);
 }
 
 }  // namespace hora

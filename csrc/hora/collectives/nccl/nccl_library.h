@@ -10,6 +10,8 @@
 
 namespace hora {
 
+std::string NcclVersionText(int version);  // "2.28.9" of 22809
+
 // An open library; never closed: threads of its own may be running in it. Immutable.
 class NcclLibrary {
  public:
