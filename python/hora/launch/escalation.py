@@ -1,4 +1,4 @@
-"""When to send the next, stronger signal: a short plan of steps, each at its time."""
+"""When to do what about a job that ends: a short plan of ever stronger steps, each at its time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from enum import Enum
 class Step(Enum):
     """What happens when a step's time has come."""
 
+    BLAME = "say who failed first"
     TERMINATE = "SIGTERM"
     KILL = "SIGKILL"
     ABANDON = "give up waiting"

@@ -27,6 +27,9 @@ EXIT_HOST_LOST = 69  # sysexits.h: a service is unavailable
 EXIT_CANNOT_START = 126
 EXIT_OUTPUT_CLOSED = 128 + signal.SIGPIPE
 _KILL_DEADLINE_S = 10.0
+# A process that is killed lets its peers know before its own parent: it closes its files first. On
+# a busy machine those who noticed may be gone before it is.
+_BLAME_AFTER_S = 0.5
 
 
 class Job:
@@ -48,6 +51,7 @@ class Job:
         self._crew: Crew = make_crew(spec, self._selector, self._outputs, self._screen, self)
         self._escalation = Escalation()
         self._exit_code: int | None = None  # None: nothing has ended the job
+        self._failed: list[Rank] = []  # while it is not yet said which of them was the first
         self._first_failure: int | None = None
         self._interrupted = False
         self._killing = False
@@ -72,6 +76,8 @@ class Job:
                 self._turn()
         finally:
             self._crew.close()
+        if self._failed:
+            self._blame()  # what else ran is lost with its host
         self._outputs.finish()
         self._report()
         self._escalation.plan(*[(self._spec.grace_s, Step.ABANDON)] * self._interrupted)
@@ -87,7 +93,9 @@ class Job:
             key.data()
         self._crew.tick()
         step = self._escalation.take_due()
-        if step is Step.TERMINATE:
+        if step is Step.BLAME:
+            self._blame()
+        elif step is Step.TERMINATE:
             self._crew.terminate()
         elif step is Step.KILL:
             self._kill()
@@ -120,8 +128,12 @@ class Job:
         """These ended at the same time, each for whatever reason."""
         failed = [rank for rank in ranks if rank.exit_code != 0]
         if failed and self._exit_code is None:
-            # Of those that ended together, a signal's victim comes before those who noticed.
-            self._rank_failed(min(failed, key=lambda rank: ((rank.exit_code or 0) > 0, rank.rank)))
+            if not self._failed:
+                self._escalation.plan((_BLAME_AFTER_S, Step.BLAME))
+            self._failed += sorted(failed, key=lambda rank: rank.rank)
+            runs_on = any(rank.exit_code is None for rank in self._crew.ranks)
+            if not runs_on or any(map(_was_killed, failed)):
+                self._blame()
         if ranks and self._crew.has_only_leftovers:
             self._end_leftovers()
 
@@ -163,7 +175,10 @@ class Job:
     def _reap(self) -> None:
         self.ranks_ended(self._crew.reap())
 
-    def _rank_failed(self, rank: Rank) -> None:
+    def _blame(self) -> None:
+        """Says who failed first: a signal's victim comes before those who noticed."""
+        rank = next(filter(_was_killed, self._failed), self._failed[0])
+        self._failed = []
         self._first_failure = rank.rank
         self._outputs.catch_up(rank.rank)  # its own last words come before ours
         oom_kills = rank.oom_kills
@@ -184,6 +199,8 @@ class Job:
     # --- ending ----------------------------------------------------------------------------------
 
     def _end(self, exit_code: int, *steps: tuple[float, Step]) -> None:
+        if self._failed:
+            self._blame()
         if self._exit_code is None:
             self._exit_code = exit_code
         if not self._killing:
@@ -204,3 +221,7 @@ class Job:
                 self._screen.line(STDERR, f"[{self._first_failure}]! ".encode() + line)
         if self._crew.ranks:
             self._screen.note(summarise(self._crew.ranks, self._crew.expected))
+
+
+def _was_killed(rank: Rank) -> bool:
+    return rank.exit_code is not None and rank.exit_code < 0

@@ -81,6 +81,48 @@ sys.exit(3)
     assert "ranks 0-1: exit 3" in err
 
 
+# Rank 1 ends with code 3; once the launcher has taken note of that, rank 0 goes on below.
+AFTER_RANK_1 = """
+import os, signal, sys
+if os.environ["RANK"] == "1":
+    open("pid", "w").write(str(os.getpid()))
+    open("go").read()
+    sys.exit(3)
+pid = int(open("pid").read())
+open("go", "w").close()
+try:
+    while True:
+        os.kill(pid, 0)
+        os.sched_yield()
+except ProcessLookupError:
+    pass
+"""
+
+
+@pytest.fixture
+def rendezvous(tmp_path):
+    os.mkfifo(tmp_path / "pid")
+    os.mkfifo(tmp_path / "go")
+    return tmp_path
+
+
+def test_the_killed_rank_is_blamed_also_if_another_noticed_and_was_gone_first(launch, rendezvous):
+    # A process that is killed closes its files first, and may be preempted before its own end.
+    code = AFTER_RANK_1 + "os.kill(os.getpid(), signal.SIGKILL)"
+    got, _, err = launch("-np", "2", *python(code), cwd=rendezvous)
+    assert got == 128 + signal.SIGKILL
+    assert "rank 0 (pid " in err.splitlines()[0]
+    assert "was ended by SIGKILL" in err.splitlines()[0]
+    assert "rank 0: SIGKILL; rank 1: exit 3" in err
+
+
+def test_an_interrupt_after_a_failure_does_not_hide_it(launch, rendezvous):
+    code = AFTER_RANK_1 + "os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+    got, _, err = launch("-np", "2", *python(code), cwd=rendezvous)
+    assert got == 3
+    assert ") exited with code 3\n" in err
+
+
 def test_a_rank_that_ignores_sigterm_is_killed(start):
     code = """
 import os, signal
