@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_ABI = 1  # HORA_CUDA_ABI of csrc/hora/cuda/cuda_abi.h, as are the structures
+_ABI = 2  # HORA_CUDA_ABI of csrc/hora/cuda/cuda_abi.h, as are the structures
 
 
 class _Error(ctypes.Structure):

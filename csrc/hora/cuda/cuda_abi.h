@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-#define HORA_CUDA_ABI 1u
+#define HORA_CUDA_ABI 2u
 
 typedef struct hora_cuda_error {
   char text[512]; /* always terminated after a failed call */
@@ -50,6 +50,7 @@ typedef struct hora_cuda {
   int (*describe)(char* text, size_t bytes, int32_t* devices, hora_cuda_error*);
   int (*facts)(int32_t device, hora_cuda_facts*, hora_cuda_error*);
   int (*make_current)(int32_t device, hora_cuda_error*);
+  int (*current)(int32_t* device, hora_cuda_error*); /* -1: the thread has none */
 
   int (*create_stream)(int32_t device, int32_t urgent, void** stream, hora_cuda_error*);
   void (*destroy_stream)(void* stream);

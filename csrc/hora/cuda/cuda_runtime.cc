@@ -46,6 +46,13 @@ class CudaRuntime final : public DeviceRuntime {
   Status MakeCurrent(int device) override {
     return Call([&](hora_cuda_error* error) { return functions_.make_current(device, error); });
   }
+  Result<int> Current() override {
+    std::int32_t device = -1;
+    Status status =
+        Call([&](hora_cuda_error* error) { return functions_.current(&device, error); });
+    if (!status.ok()) return Fail(std::move(status));
+    return device;
+  }
 
   Result<DeviceStream> CreateStream(int device, bool urgent) override {
     DeviceStream stream;

@@ -62,8 +62,9 @@ class DeviceRuntime {
   virtual std::string description() const = 0;  // "CUDA 13.0, driver 13.0"
   virtual int device_count() const = 0;
   virtual Result<DeviceFacts> Facts(int device) = 0;
-  // Of the calling thread, for libraries that look at it.
+  // Of the calling thread, for libraries that look at it: see CurrentDevice, which gives it back.
   virtual Status MakeCurrent(int device) = 0;
+  virtual Result<int> Current() = 0;  // -1: the thread has used none yet
 
   // `urgent`: before others where the device can.
   virtual Result<DeviceStream> CreateStream(int device, bool urgent) = 0;

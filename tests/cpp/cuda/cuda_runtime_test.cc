@@ -8,6 +8,8 @@
 #include <fstream>
 #include <string>
 
+#include "hora/cuda/current_device.h"
+
 namespace hora {
 namespace {
 
@@ -17,6 +19,8 @@ struct Answers {
   bool lost = false;
   std::int32_t devices = 2;
   int polls_until_done = 0;
+  std::int32_t current = -1;
+  int switches = 0;
   hora_cuda_element element{};
   std::uint64_t elements = 0;
 } answers;
@@ -40,6 +44,15 @@ hora_cuda Functions() {
   table.facts = [](std::int32_t device, hora_cuda_facts* facts, hora_cuda_error* error) {
     std::snprintf(facts->name, sizeof(facts->name), "fake %d", device);
     facts->compute_major = 9;
+    return Answer(error);
+  };
+  table.make_current = [](std::int32_t device, hora_cuda_error* error) {
+    if (answers.code == 0) answers.current = device;
+    ++answers.switches;
+    return Answer(error);
+  };
+  table.current = [](std::int32_t* device, hora_cuda_error* error) {
+    *device = answers.current;
     return Answer(error);
   };
   table.is_done = [](void*, std::int32_t* done, hora_cuda_error* error) {
@@ -110,6 +123,27 @@ TEST_F(CudaRuntimeTest, SaysThatThereIsNoDevice) {
   const auto runtime = CudaRuntimeOf(&table_, "a file");
   ASSERT_FALSE(runtime);
   EXPECT_NE(runtime.error().message().find("CUDA_VISIBLE_DEVICES"), std::string::npos);
+}
+
+TEST_F(CudaRuntimeTest, ADeviceIsCurrentForAScopeOnly) {
+  const auto runtime = CudaRuntimeOf(&table_, "a file");
+  ASSERT_TRUE(runtime);
+  answers.current = 0;
+  {
+    const CurrentDevice other(**runtime, 1);
+    EXPECT_TRUE(other.status().ok());
+    EXPECT_EQ(answers.current, 1);
+    const CurrentDevice same(**runtime, 1);
+    EXPECT_EQ(answers.switches, 1);  // it is current already
+  }
+  EXPECT_EQ(answers.current, 0);
+  EXPECT_EQ(answers.switches, 2);
+  answers.current = -1;
+  { const CurrentDevice first(**runtime, 1); }
+  EXPECT_EQ(answers.current, 1);  // there is none to go back to
+  answers.code = 100;
+  const CurrentDevice refused(**runtime, 0);
+  EXPECT_NE(refused.status().message().find("it is fake"), std::string::npos);
 }
 
 TEST_F(CudaRuntimeTest, HandsOnWhatItIsTold) {

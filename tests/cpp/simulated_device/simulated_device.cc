@@ -14,6 +14,8 @@
 namespace hora {
 namespace {
 
+thread_local int current_device = -1;  // as CUDA has it, of all runtimes of this process
+
 SimulatedStream& At(DeviceStream stream) {
   Check(stream.native != nullptr, "the simulated device has no default stream");
   return *static_cast<SimulatedStream*>(stream.native);
@@ -110,7 +112,13 @@ Result<DeviceFacts> SimulatedDevice::Facts(int device) {
                      .memory_bytes = 1u << 30};
 }
 
-Status SimulatedDevice::MakeCurrent(int device) { return Call("make current", device); }
+Status SimulatedDevice::MakeCurrent(int device) {
+  Status status = Call("make current", device);
+  if (status.ok()) current_device = device;
+  return status;
+}
+
+Result<int> SimulatedDevice::Current() { return current_device; }
 
 Result<DeviceStream> SimulatedDevice::CreateStream(int device, bool /*urgent*/) {
   if (Status status = Call("create a stream", device); !status.ok()) return Fail(status);

@@ -25,6 +25,7 @@ class SimulatedDevice final : public DeviceRuntime {
   int device_count() const override { return devices_; }
   Result<DeviceFacts> Facts(int device) override;
   Status MakeCurrent(int device) override;
+  Result<int> Current() override;
 
   Result<DeviceStream> CreateStream(int device, bool urgent) override;
   void Destroy(DeviceStream stream) noexcept override;

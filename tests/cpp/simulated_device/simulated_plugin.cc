@@ -55,6 +55,10 @@ int MakeCurrent(std::int32_t device, hora_cuda_error* error) {
   return Answer(Devices().MakeCurrent(device), error);
 }
 
+int Current(std::int32_t* device, hora_cuda_error* error) {
+  return Answer(Devices().Current(), error, [&](int current) { *device = current; });
+}
+
 int CreateStream(std::int32_t device, std::int32_t urgent, void** stream, hora_cuda_error* error) {
   return Answer(Devices().CreateStream(device, urgent != 0), error,
                 [&](DeviceStream created) { *stream = created.native; });
@@ -121,6 +125,7 @@ constexpr hora_cuda kTable{.abi = HORA_CUDA_ABI,
                            .describe = &Describe,
                            .facts = &Facts,
                            .make_current = &MakeCurrent,
+                           .current = &Current,
                            .create_stream = &CreateStream,
                            .destroy_stream = &DestroyStream,
                            .create_event = &CreateEvent,
@@ -163,6 +168,11 @@ HORA_EXPORT bool simulated_synchronize(void* stream, int device) {
   const bool reached = devices.Await(*event, deadline).ok();
   devices.Destroy(*event);
   return reached;
+}
+// The calling thread's device, -1 where it has none; and choosing it.
+HORA_EXPORT int simulated_current(void) { return *hora::Devices().Current(); }
+HORA_EXPORT void simulated_make_current(int device) {
+  static_cast<void>(hora::Devices().MakeCurrent(device));
 }
 // Pieces of device memory that nobody has freed.
 HORA_EXPORT std::size_t simulated_allocations(void) { return hora::Devices().allocated_device(); }

@@ -63,10 +63,14 @@ OnDevice::OnDevice(int device, void* stream) {
 
 int OnDevice::Usual() { return usual_device.load(); }
 
+int OnDevice::Current() {
+  int device = -1;
+  return CurrentContext() != nullptr && cudaGetDevice(&device) == cudaSuccess ? device : -1;
+}
+
 void OnDevice::Choose(int device) {
   void* const context = CurrentContext();
-  int now = -1;
-  if (context != nullptr && cudaGetDevice(&now) == cudaSuccess && now == device) return;
+  if (Current() == device) return;
   error_ = cudaSetDevice(device);
   before_ = context;
 }

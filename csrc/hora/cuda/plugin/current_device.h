@@ -21,6 +21,9 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
+  // The calling thread's device; -1: it has no context, and is not given one.
+  static int Current();
+
   int error() const { return error_; }  // a cudaError_t
 
  private:

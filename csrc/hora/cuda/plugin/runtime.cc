@@ -86,6 +86,11 @@ int MakeCurrent(std::int32_t device, hora_cuda_error* error) {
   return Answer(cudaSetDevice(device), "make a device current", error);
 }
 
+int Current(std::int32_t* device, hora_cuda_error*) {
+  *device = OnDevice::Current();
+  return 0;
+}
+
 // --- Streams and events --------------------------------------------------------------------------
 
 int CreateStream(std::int32_t device, std::int32_t urgent, void** stream, hora_cuda_error* error) {
@@ -188,6 +193,7 @@ constexpr hora_cuda kTable{
     .describe = &Describe,
     .facts = &Facts,
     .make_current = &MakeCurrent,
+    .current = &Current,
     .create_stream = &CreateStream,
     .destroy_stream = &DestroyStream,
     .create_event = &CreateEvent,
