@@ -1,18 +1,28 @@
 # hora_cuda_plugin(): CUDA behind csrc/hora/cuda/cuda_abi.h, as hora_cuda.so beside the extension
-# module. Built where nvcc is found; its runtime is inside, so that it needs a driver and nothing
-# else. Included at file scope: a language cannot be enabled in a function.
+# module. Its runtime is inside, so that it needs a driver and nothing else. Included at file scope:
+# a language cannot be enabled in a function.
+#
+#   HORA_CUDA                AUTO (build where nvcc is found), REQUIRED (or fail), OFF
+#   HORA_CUDA_ARCHITECTURES  GPUs that kernels are compiled for
 include_guard(GLOBAL)
+include(LeftOut)
 
-option(HORA_CUDA "Build the CUDA plugin where nvcc is found" ON)
+set(HORA_CUDA AUTO CACHE STRING "Build the CUDA plugin: AUTO (where nvcc is found), REQUIRED, OFF")
+set_property(CACHE HORA_CUDA PROPERTY STRINGS AUTO REQUIRED OFF)
 # What runs at once on A100, H100 and H200, B200; what others compile at first use.
 set(HORA_CUDA_ARCHITECTURES "80-real;90;100" CACHE STRING "GPUs that kernels are compiled for")
 set(HORA_CUDA_REFUSED "")
 if(NOT HORA_CUDA)
-  set(HORA_CUDA_REFUSED "HORA_CUDA is off")
+  set(HORA_CUDA_REFUSED "HORA_CUDA is ${HORA_CUDA}")
+elseif(NOT HORA_CUDA MATCHES "^(AUTO|REQUIRED|ON)$") # ON: as AUTO
+  message(FATAL_ERROR "HORA_CUDA is ${HORA_CUDA}; it can be AUTO, REQUIRED or OFF")
 elseif(HORA_SANITIZE)
   set(HORA_CUDA_REFUSED "sanitizers do not know CUDA")
 else()
-  find_program(HORA_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH
+  if(NOT "$ENV{CUDACXX}" STREQUAL "") # a program, and the others are folders
+    find_program(HORA_NVCC NAMES "$ENV{CUDACXX}")
+  endif()
+  find_program(HORA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH
                PATHS /usr/local/cuda PATH_SUFFIXES bin)
   if(NOT HORA_NVCC)
     set(HORA_CUDA_REFUSED "no nvcc (CUDA's toolkit 12.8 or newer; set CUDA_HOME)")
@@ -45,10 +55,14 @@ endif()
 
 function(hora_cuda_plugin)
   if(HORA_CUDA_REFUSED)
-    message(STATUS "hora: the CUDA plugin is not built: ${HORA_CUDA_REFUSED}")
+    if(HORA_CUDA STREQUAL "REQUIRED")
+      message(FATAL_ERROR "HORA_CUDA is REQUIRED, but: ${HORA_CUDA_REFUSED}")
+    endif()
+    hora_leave_out("the CUDA plugin is not built: ${HORA_CUDA_REFUSED}")
     return()
   endif()
-  message(STATUS "hora: CUDA plugin with nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
+  list(JOIN HORA_CUDA_ARCHITECTURES " " architectures)
+  message(STATUS "hora: CUDA plugin with nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda/plugin/*.cc"
        "${CMAKE_CURRENT_SOURCE_DIR}/cuda/plugin/*.cu")
   add_library(hora_cuda_plugin MODULE ${sources})

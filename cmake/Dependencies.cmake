@@ -22,11 +22,34 @@ hora_declare(flatbuffers google/flatbuffers 187240970746d00bbd26b0f5873ed54d2477
 hora_declare(googletest google/googletest 52eb8108c5bdec04579160ae17225d66034bd723) # 1.17.0
 hora_declare(benchmark google/benchmark eddb0241389718a23a42db6af5f0164b6e0139af) # 1.9.4
 
-# Fetches <name>; a missing network is reported by git with the repository's address.
+# Fetches <name>, unless an earlier run did; without a network it says how to do without.
 macro(hora_fetch name)
+  hora_check_network(${name})
   message(STATUS "hora: fetching ${name} at its pinned commit")
   FetchContent_MakeAvailable(${name})
 endmacro()
+
+function(hora_check_network name)
+  string(TOUPPER "FETCHCONTENT_SOURCE_DIR_${name}" given)
+  if(${given} OR EXISTS "${CMAKE_BINARY_DIR}/_deps/${name}-src/CMakeLists.txt" OR HORA_HAS_NETWORK)
+    return()
+  endif()
+  find_program(HORA_GIT git)
+  set(failed "there is no git")
+  if(HORA_GIT)
+    execute_process(COMMAND "${HORA_GIT}" ls-remote -q https://github.com/fmtlib/fmt.git HEAD
+                    TIMEOUT 30 OUTPUT_QUIET ERROR_QUIET RESULT_VARIABLE failed)
+  endif()
+  if(failed)
+    message(FATAL_ERROR
+            "hora needs ${name}, which is not on this machine and cannot be fetched from github.com "
+            "(${failed}). Debian and Ubuntu have all that is fetched: apt-get install libfmt-dev "
+            "libexpected-dev libflatbuffers-dev flatbuffers-compiler libgtest-dev libbenchmark-dev. "
+            "Without root or network: run tools/gather_libraries.sh FOLDER on a machine that has "
+            "one, carry FOLDER here, and set CMAKE_PREFIX_PATH=FOLDER/usr")
+  endif()
+  set(HORA_HAS_NETWORK TRUE PARENT_SCOPE)
+endfunction()
 
 # An interface target over headers; SYSTEM keeps our warnings out of their code.
 function(hora_header_target name directory)
@@ -35,6 +58,13 @@ function(hora_header_target name directory)
   add_library(${name} ALIAS ${plain})
   target_include_directories(${plain} SYSTEM INTERFACE "${directory}")
 endfunction()
+
+# --- OpenSSL: the system's ------------------------------------------------------------------
+find_package(OpenSSL 3 QUIET)
+if(NOT OPENSSL_FOUND)
+  message(FATAL_ERROR "hora needs OpenSSL 3 with its headers (Debian: libssl-dev; or set "
+                      "OPENSSL_ROOT_DIR, or CMAKE_PREFIX_PATH as tools/gather_libraries.sh says)")
+endif()
 
 # --- fmt ----------------------------------------------------------------------------------
 if(NOT HORA_FORCE_FETCH)
