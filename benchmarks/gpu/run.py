@@ -2,9 +2,11 @@
 
     python benchmarks/gpu/run.py --pack-bench build/gpu/tests/gpu/pack_bench
 
-Writes benchmarks/results/gpu.jsonl and gpu.md, and prints the latter. Without a GPU it says so and
-writes nothing. The exit code is 1 when a part could not be measured; a goal that is missed is not
-an error. `make bench-gpu` builds what this needs.
+Writes benchmarks/results/gpu.jsonl and gpu.md after each part, and prints the latter in the end.
+Each record has the GPU, the versions, the commit and the command. With ``--parts`` only some are
+measured; the figures of the others stay, where they are of this commit on this machine. Without a
+GPU it says so and writes nothing. The exit code is 1 when a part could not be measured; a goal that
+is missed is not an error. `make bench-gpu` builds what this needs.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ import report  # noqa: E402
 
 Record = dict[str, Any]
 LIMIT_S = 240
+SECTIONS = ("pack", "submit", "step", "staged")
+# Figures are of the same kind where these are the same.
+SAME = ("gpu", "driver", "cuda", "torch", "nccl", "commit")
+STAMP = (*SAME, "command", "when")
 
 
 def records_of(section: str, output: str) -> list[Record]:
@@ -91,6 +97,28 @@ def parts(pack_bench: str) -> Iterator[tuple[str, list[str]]]:
     yield "staged", [*staged, str(HERE / "staged.py")]
 
 
+def kept(path: Path, here: Record, measured: Sequence[str]) -> list[Record]:
+    """Records of an earlier run, but for those of the parts that are measured now."""
+    try:
+        earlier = report.read_jsonl(path)
+    except (OSError, ValueError):
+        return []
+    return [
+        record
+        for record in earlier
+        if record["section"] not in ("machine", *measured)
+        and all(record.get(name) == here[name] for name in SAME)
+    ]
+
+
+def write(folder: Path, records: list[Record]) -> str:
+    """Both files; the page."""
+    report.write_jsonl(folder / "gpu.jsonl", records)
+    page = gpu_goals.page(records)
+    (folder / "gpu.md").write_text(page, encoding="utf-8")
+    return page
+
+
 def has_gpu() -> bool:
     """Whether PyTorch finds one."""
     try:
@@ -106,17 +134,22 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--command", default="make bench-gpu", help="how this was started")
     parser.add_argument("--output", type=Path, default=report.RESULTS, metavar="D",
                         help="folder of gpu.jsonl and gpu.md (%(default)s)")  # fmt: skip
+    parser.add_argument("--parts", default=" ".join(SECTIONS), help="what to measure (%(default)s)")
     args = parser.parse_args(words)
+    chosen = args.parts.split()
+    if unknown := sorted(set(chosen) - set(SECTIONS)):
+        parser.error(f"--parts: {', '.join(unknown)}: there are {', '.join(SECTIONS)}")
     if not has_gpu():
         print("bench-gpu: there is no GPU here that PyTorch can use: nothing was measured")
         return 0
-    records = [machine(args.command)]
+    here = machine(args.command)
+    stamp = {name: here[name] for name in STAMP}
+    records = [here, *kept(args.output / "gpu.jsonl", here, chosen)]
     for section, program in parts(args.pack_bench):
-        records += run_part(section, program)
-    report.write_jsonl(args.output / "gpu.jsonl", records)
-    page = gpu_goals.page(records)
-    (args.output / "gpu.md").write_text(page, encoding="utf-8")
-    print(page)
+        if section in chosen:
+            records += [one | stamp for one in run_part(section, program)]
+            write(args.output, records)
+    print(write(args.output, records))
     return int(any("refusal" in record for record in records))
 
 

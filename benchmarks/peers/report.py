@@ -24,7 +24,10 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """The checked-out commit, with ``+`` when the tree has changes; else "unknown"."""
+    """The checked-out commit, with ``+`` when the tree has changes; else "unknown".
+
+    Results that were written before are none.
+    """
     here = Path(__file__).parent
     try:
         head = subprocess.run(
@@ -34,7 +37,7 @@ def commit() -> str:
             check=True,
         )
         dirty = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "-uno"],
+            ["git", "-C", here, "status", "--porcelain", "-uno", "--", ":/", f":!{RESULTS}"],
             capture_output=True,
             text=True,
             check=True,

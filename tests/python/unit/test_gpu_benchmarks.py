@@ -66,11 +66,11 @@ def test_packing_against_both_limits(own, per_tensor, met):
         assert found["G2"][0] == "3.40 × (3,400 against 1,000 GB/s)"
 
 
-@pytest.mark.parametrize(("us", "met"), [(14.2, True), (15.3, False)])
-def test_the_launch_counts_for_the_smallest_tensor(us, met):
+@pytest.mark.parametrize(("us", "ratio", "met"), [(14.2, "0.95", True), (15.3, "1.02", False)])
+def test_the_launch_counts_for_the_smallest_tensor(us, ratio, met):
     records = [{"section": "submit", "bytes": 4, "launch_us": us},
                {"section": "submit", "bytes": 1 << 20, "launch_us": 99.0}]  # fmt: skip
-    assert reached(records)["G3"] == (f"{us} µs", met)
+    assert reached(records)["G3"] == (f"{us} µs ({ratio} × the limit)", met)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,35 @@ def test_a_run_writes_records_and_page(tmp_path, monkeypatch, capsys, refuses):
     assert "`make y`" in page and "85.0 %" in page
     assert page.strip() == capsys.readouterr().out.strip()
     assert len((results / "gpu.jsonl").read_text().splitlines()) == 4 + refuses
+
+
+def test_parts_are_measured_apart_and_every_figure_says_where(tmp_path, monkeypatch):
+    run = module("run")
+    monkeypatch.setattr(run, "has_gpu", lambda: True)
+    here = dict(MACHINE)
+    monkeypatch.setattr(run, "machine", lambda command: here | {"command": command})
+    submit = program(tmp_path / "submit", '{"bytes": 4, "launch_us": 12.0}')
+    pack = program(tmp_path / "pack", PACK)
+    monkeypatch.setattr(run, "parts", lambda _: [("pack", [pack]), ("submit", [submit])])
+
+    def measured(*options):
+        words = ["--pack-bench", "/p", "--output", str(tmp_path), *options]
+        assert run.main(words) == 0
+        return run.report.read_jsonl(tmp_path / "gpu.jsonl")
+
+    assert {one["section"] for one in measured("--parts", "pack")} == {"machine", "pack"}
+    both = measured("--parts", "submit", "--command", "make again")
+    assert {one["section"]: one["command"] for one in both[1:]} == {
+        "pack": "make bench-gpu", "submit": "make again",
+    }  # fmt: skip
+    for one in both:
+        assert {"gpu", "driver", "cuda", "torch", "nccl", "commit", "when"} <= one.keys()
+    page = (tmp_path / "gpu.md").read_text()
+    assert "85.0 %" in page and "12 µs (0.80 × the limit)" in page
+    here["commit"] = "def5678"  # figures of another commit are no longer this one's
+    assert {one["section"] for one in measured("--parts", "submit")} == {"machine", "submit"}
+    with pytest.raises(SystemExit):
+        measured("--parts", "pack moon")
 
 
 def test_every_program_is_there():
