@@ -2,23 +2,27 @@
 # Measure on a GPU, and write benchmarks/results/gpu.jsonl and gpu.md. Without a GPU it says so and
 # writes nothing.
 #
-# Usage: [PYTHON=python] [COMMIT=abc1234] tools/run_gpu_benchmarks.sh
+# Usage: tools/run_gpu_benchmarks.sh, with tools/gpu_build.sh's variables and
+#
+#   PARTS    some of "pack submit step staged" only; figures of the others stay as they are
+#   COMMIT   where the tree is no clone: the commit that is measured
+#   RESULTS  the folder of the records
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/gpu_build.sh
 . tools/gpu_build.sh
 
-python=${PYTHON:-python3}
-if ! has_gpu 2>/dev/null; then
-  python=${VENV:-.venv}/bin/python
-  if ! has_gpu 2>/dev/null; then
-    echo "bench-gpu: there is no GPU here that PyTorch can use: nothing was measured"
-    exit 0
-  fi
+choose_python "${gpu_build_needs[@]}"
+if ! has_gpu; then
+  if has_nvidia_gpu; then fail "there is a GPU, but $python cannot use it: torch.cuda.init() says why"; fi
+  echo "bench-gpu: there is no GPU here that PyTorch can use: nothing was measured"
+  exit 0
 fi
-choose_python
 if ! build_for_gpu; then
   echo "bench-gpu: nothing to measure: the CUDA plugin is not built (see cmake's output above)"
   exit 0
 fi
-exec "$python" benchmarks/gpu/run.py --pack-bench build/gpu/tests/gpu/pack_bench
+options=(--pack-bench build/gpu/tests/gpu/pack_bench)
+if [ -n "${RESULTS:-}" ]; then options+=(--output "$RESULTS"); fi
+if [ -n "${PARTS:-}" ]; then options+=(--parts "$PARTS"); fi
+exec "$python" benchmarks/gpu/run.py "${options[@]}"
