@@ -54,7 +54,7 @@ Communicator::Communicator(std::string name, int rank, int size, bool blocking)
 Communicator::~Communicator() {
   --Control().communicators;
   Control().registrations -= static_cast<int>(registered_.size());
-  for (void* const handle : registered_) std::free(handle);
+  for (const auto& [handle, range] : registered_) std::free(handle);
 }
 
 bool Communicator::IsFaulty() const {
@@ -79,7 +79,9 @@ NcclResult Communicator::Poll() {
       --polls_left_;
       return NcclResult::kInProgress;
     }
-    if (split_ && !TrySplit()) return NcclResult::kInProgress;
+    if (made_) std::exchange(made_, nullptr)();
+    if (part_ && !part_()) return NcclResult::kInProgress;
+    part_ = {};
     if (finalizing_ && on_streams_ != 0) return NcclResult::kInProgress;
     due = std::exchange(due_, {});
   }
@@ -88,7 +90,8 @@ NcclResult Communicator::Poll() {
 }
 
 NcclResult Communicator::Launch(std::vector<Operation> group, void* stream) {
-  for (std::size_t i = 0; i < group.size(); ++i) {
+  for (Operation& operation : group) {
+    operation.registered = IsRegistered(operation);
     ++launched_;
     ++Control().operations;
     if (IsReached(Control().faults.fail_at)) return Fail(Control().faults.failure);
@@ -119,24 +122,45 @@ void Communicator::Enqueue(std::vector<Operation> group, void* stream) {
   simulated_stream_enqueue(stream, OnStream::Run, OnStream::Release, new OnStream{std::move(work)});
 }
 
+void Communicator::HangWhile(const std::atomic<bool>& fault) {
+  if (IsFaulty()) meeting_.Await([&] { return !fault.load(); });
+}
+
 void Communicator::Finalize() {
+  HangWhile(Control().faults.finalize_hangs);
   const std::lock_guard lock(mutex_);
   finalizing_ = true;
 }
 
 void Communicator::Abort() {
   ++Control().aborts;
+  HangWhile(Control().faults.abort_hangs);
   aborted_ = true;
   meeting_.Wake();
   const std::lock_guard lock(mutex_);
   due_ = {};
-  split_.reset();
+  part_ = {};
+  if (made_) std::exchange(made_, nullptr)();
 }
 
-void* Communicator::Register() {
+void* Communicator::Register(const void* memory, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   ++Control().registrations;
-  return *registered_.insert(std::malloc(1)).first;
+  void* const handle = std::malloc(1);
+  registered_[handle] = {static_cast<const std::byte*>(memory), bytes};
+  return handle;
+}
+
+bool Communicator::IsRegistered(const Operation& operation) {
+  const std::lock_guard lock(mutex_);
+  const auto knows = [this](const void* memory) {
+    const auto* const at = static_cast<const std::byte*>(memory);
+    return std::ranges::any_of(registered_, [at](const auto& each) {
+      const auto& [begin, bytes] = each.second;
+      return at >= begin && at < begin + bytes;
+    });
+  };
+  return knows(operation.from) && knows(operation.to);
 }
 
 bool Communicator::Deregister(void* handle) {
@@ -147,32 +171,41 @@ bool Communicator::Deregister(void* handle) {
   return true;
 }
 
-void Communicator::BeginSplit(int color, int key,
-                              std::function<void(std::shared_ptr<Communicator>)> made) {
+void Communicator::WhenMade(std::function<void()> done) {
+  const std::lock_guard lock(mutex_);
+  made_ = std::move(done);
+}
+
+void Communicator::BeginPart(std::function<bool()> make) {
+  const std::lock_guard lock(mutex_);
+  part_ = std::move(make);
+  polls_left_ = Control().polls;
+}
+
+std::uint32_t Communicator::Vote(int color, int key) {
   const std::lock_guard lock(mutex_);
   ++split_round_;
   SplitVote& vote = meeting_.vote(rank(), split_round_);
   vote.color = color;
   vote.key = key;
   vote.round = split_round_;
-  split_.emplace(color, std::move(made));
+  return split_round_;
 }
 
-bool Communicator::TrySplit() {
-  std::vector<std::pair<int, int>> part;  // key, rank
+bool Communicator::TrySplit(std::uint32_t round, int color, std::shared_ptr<Communicator>& part) {
+  std::vector<std::pair<int, int>> members;  // key, rank
   for (int other = 0; other < size(); ++other) {
-    SplitVote& vote = meeting_.vote(other, split_round_);
-    if (vote.round != split_round_) return false;
-    if (vote.color == split_->first) part.emplace_back(vote.key, other);
+    SplitVote& vote = meeting_.vote(other, round);
+    if (vote.round != round) return false;
+    if (vote.color == color) members.emplace_back(vote.key, other);
   }
-  std::sort(part.begin(), part.end());
-  const auto own = std::find_if(part.begin(), part.end(),
-                                [&](const auto& entry) { return entry.second == rank(); });
-  const auto [color, made] = *std::exchange(split_, std::nullopt);
   if (color < 0) return true;
-  made(std::make_shared<Communicator>(
-      name() + "-" + std::to_string(split_round_) + "-" + std::to_string(color),
-      static_cast<int>(own - part.begin()), static_cast<int>(part.size()), blocking_));
+  std::sort(members.begin(), members.end());
+  const auto own = std::find_if(members.begin(), members.end(),
+                                [&](const auto& entry) { return entry.second == rank(); });
+  part = std::make_shared<Communicator>(
+      name() + "-" + std::to_string(round) + "-" + std::to_string(color),
+      static_cast<int>(own - members.begin()), static_cast<int>(members.size()), blocking_);
   return true;
 }
 
@@ -201,7 +234,9 @@ bool Communicator::RunOne(const Operation& one) {
   const std::size_t bytes = one.count * BytesOf(one.type);
   const auto kind = static_cast<std::uint32_t>(one.kind);
   const bool rooted = one.kind == Kind::kReduce || one.kind == Kind::kBroadcast;
-  const Header header{kind, rooted ? static_cast<std::uint32_t>(one.root) : 0, bytes};
+  // Ranks with registered memory speak with each other first, and wait for those without.
+  const Header header{kind, rooted ? static_cast<std::uint32_t>(one.root) : 0, bytes,
+                      one.registered && !rooted ? 1u : 0u};
   const bool gathers = one.kind == Kind::kAllGather || one.kind == Kind::kBroadcast;
   const bool sends = one.kind != Kind::kBroadcast || one.root == rank();
   const bool receives = one.kind != Kind::kReduce || one.root == rank();

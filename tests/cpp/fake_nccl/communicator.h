@@ -3,11 +3,11 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
-#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fake_nccl/exchange.h"
@@ -38,7 +38,8 @@ struct Operation {
   std::size_t count = 0;
   DataType type = DataType::kUint8;
   RedOp op = RedOp::kSum;
-  int root = 0;  // or peer
+  int root = 0;             // or peer
+  bool registered = false;  // all of its memory is: then that of all ranks must be
 };
 
 std::size_t BytesOf(DataType type);
@@ -61,21 +62,29 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   void Finalize();
   void Abort();
   NcclResult Fail(NcclResult result);
+  // Waits until the test clears the fault, if it is this rank's.
+  void HangWhile(const std::atomic<bool>& fault);
 
-  // The part of this rank's color, once all ranks have said theirs.
-  void BeginSplit(int color, int key, std::function<void(std::shared_ptr<Communicator>)> made);
+  // Once it is ready, or aborted: what making it does last, as in NCCL.
+  void WhenMade(std::function<void()> done);
+  // What makes a part of it, once it has been polled for long enough. False: not yet.
+  void BeginPart(std::function<bool()> make);
+  // Takes part in a split; what comes of it, once all ranks have said their colors: false: not yet,
+  // else `part`, null without a color.
+  std::uint32_t Vote(int color, int key);
+  bool TrySplit(std::uint32_t round, int color, std::shared_ptr<Communicator>& part);
 
-  void* Register();
+  void* Register(const void* memory, std::size_t bytes);
   bool Deregister(void* handle);
 
  private:
   bool IsFaulty() const;
+  bool IsRegistered(const Operation& operation);
   bool IsReached(int at) const { return at != 0 && IsFaulty() && launched_.load() == at; }
   void Enqueue(std::vector<Operation> group, void* stream);
   bool Run(const std::vector<Operation>& group);
   bool RunOne(const Operation& operation);
   bool RunTransfers(const std::vector<Operation>& group);
-  bool TrySplit();
 
   Meeting meeting_;
   const bool blocking_;
@@ -85,12 +94,13 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   std::atomic<int> launched_{0};
 
   std::mutex mutex_;
-  int polls_left_ = 0;             // mutex_
-  std::function<void()> due_;      // mutex_; once no polls are left
-  bool finalizing_ = false;        // mutex_
-  std::set<void*> registered_;     // mutex_
-  std::uint32_t split_round_ = 0;  // mutex_
-  std::optional<std::pair<int, std::function<void(std::shared_ptr<Communicator>)>>> split_;
+  int polls_left_ = 0;         // mutex_
+  std::function<void()> due_;  // mutex_; once no polls are left
+  bool finalizing_ = false;    // mutex_
+  std::map<void*, std::pair<const std::byte*, std::size_t>> registered_;  // mutex_; by handle
+  std::uint32_t split_round_ = 0;                                         // mutex_
+  std::function<bool()> part_;                                            // mutex_
+  std::function<void()> made_;                                            // mutex_
 };
 
 }  // namespace hora::fake_nccl

@@ -17,6 +17,7 @@ struct Header {
   std::uint32_t kind = 0;
   std::uint32_t root = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t registered = 0;
   friend bool operator==(const Header&, const Header&) = default;
 };
 

@@ -112,6 +112,7 @@ Result ncclCommInitRankConfig(Comm* comm, int ranks, UniqueId id, int rank, Conf
   const bool blocking = hora::fake_nccl::IsBlocking(config);
   *comm = new hora::nccl::CommOpaque{
       std::make_shared<Communicator>(id.internal, rank, ranks, blocking)};
+  (*comm)->own->WhenMade([comm, made = *comm] { *comm = made; });
   return hora::fake_nccl::Accept(*comm);
 }
 
@@ -189,31 +190,42 @@ Result ncclRecv(void* to, std::size_t count, DataType type, int peer, Comm comm,
   return Call(comm, stream, {Kind::kRecv, nullptr, to, count, type, RedOp::kSum, peer});
 }
 
-// `*parts` is written when the parent is ready, as NCCL does.
-Result ncclCommSplit(Comm comm, int color, int key, Comm* parts, Config*) {
-  *parts = nullptr;
+// `*part` is written when the parent is ready, as NCCL does; so is the rest of a shrunk group.
+Result ncclCommSplit(Comm comm, int color, int key, Comm* part, Config*) {
+  *part = nullptr;
   const Result fault = Control().faults.splitting;
   if (fault != Result::kSuccess && hora::fake_nccl::IsFaulty(comm->own->rank())) return fault;
-  comm->own->BeginSplit(color, key, [parts](std::shared_ptr<Communicator> made) {
-    *parts = new hora::nccl::CommOpaque{std::move(made)};
+  Communicator* const parent = comm->own.get();
+  const std::uint32_t round = parent->Vote(color, key);
+  parent->BeginPart([=] {
+    std::shared_ptr<Communicator> made;
+    if (!parent->TrySplit(round, color, made)) return false;
+    if (made != nullptr) *part = new hora::nccl::CommOpaque{std::move(made)};
+    return true;
   });
   return hora::fake_nccl::Accept(comm);
 }
 
 // The ranks that stay split off; whoever leaves does not call it.
 Result ncclCommShrink(Comm comm, int* excluded, int count, Comm* rest, Config* config, int) {
+  *rest = nullptr;
   int rank = comm->own->rank();
   for (int i = 0; i < count; ++i) {
     if (excluded[i] == comm->own->rank()) return Result::kInvalidArgument;
     if (excluded[i] < comm->own->rank()) --rank;
   }
-  *rest = new hora::nccl::CommOpaque{
-      std::make_shared<Communicator>(comm->own->name() + "-shrunk", rank, comm->own->size() - count,
-                                     hora::fake_nccl::IsBlocking(config))};
-  return hora::fake_nccl::Accept(*rest);
+  Communicator* const parent = comm->own.get();
+  const bool blocking = hora::fake_nccl::IsBlocking(config);
+  parent->BeginPart([=] {
+    *rest = new hora::nccl::CommOpaque{std::make_shared<Communicator>(
+        parent->name() + "-shrunk", rank, parent->size() - count, blocking)};
+    return true;
+  });
+  return hora::fake_nccl::Accept(comm);
 }
 
 Result ncclMemAlloc(void** memory, std::size_t bytes) {
+  if (const Result fault = Control().faults.allocation; fault != Result::kSuccess) return fault;
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   ++Control().allocations;
   return Result::kSuccess;
@@ -225,9 +237,9 @@ Result ncclMemFree(void* memory) {
   return Result::kSuccess;
 }
 
-Result ncclCommRegister(Comm comm, void*, std::size_t, void** handle) {
+Result ncclCommRegister(Comm comm, void* memory, std::size_t bytes, void** handle) {
   if (Control().faults.registration) return Result::kInvalidUsage;
-  *handle = comm->own->Register();
+  *handle = comm->own->Register(memory, bytes);
   return Result::kSuccess;
 }
 

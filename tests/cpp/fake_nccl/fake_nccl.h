@@ -19,15 +19,18 @@ struct FakeNcclFaults {
   std::atomic<nccl::Result> unique_id{nccl::Result::kSuccess};
   std::atomic<nccl::Result> creation{nccl::Result::kSuccess};
   std::atomic<nccl::Result> splitting{nccl::Result::kSuccess};
+  std::atomic<nccl::Result> allocation{nccl::Result::kSuccess};
   std::atomic<bool> creation_hangs{false};  // until aborted
+  std::atomic<bool> abort_hangs{false};     // these two: until it is cleared
+  std::atomic<bool> finalize_hangs{false};
   std::atomic<bool> registration{false};
 
   void Clear() {
     rank = -1;
     hang_at = fail_at = fail_async_at = 0;
     failure = nccl::Result::kSystemError;
-    unique_id = creation = splitting = nccl::Result::kSuccess;
-    creation_hangs = registration = false;
+    unique_id = creation = splitting = allocation = nccl::Result::kSuccess;
+    creation_hangs = abort_hangs = finalize_hangs = registration = false;
   }
 };
 

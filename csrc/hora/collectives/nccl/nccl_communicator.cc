@@ -1,33 +1,20 @@
 #include "hora/collectives/nccl/nccl_communicator.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/base/logging.h"
 #include "hora/base/wait.h"
 
 namespace hora {
 namespace {
 
-constexpr Duration kFarewell = std::chrono::seconds(5);    // for what is under way in the end
-constexpr Duration kNap = std::chrono::microseconds(200);  // between two questions to NCCL
+constexpr Duration kNap = std::chrono::microseconds(200);    // between two questions to NCCL
+constexpr Duration kGlance = std::chrono::milliseconds(10);  // at the group, while it ends
 constexpr WaitPolicy kPolls{.spins = 100, .yield_for = std::chrono::microseconds(50)};
-
-nccl::Config NonBlocking() {
-  return {.size = sizeof(nccl::Config),
-          .magic = nccl::kConfigMagic,
-          .version = nccl::kConfigVersion,
-          .blocking = 0,
-          .cga_cluster_size = nccl::kUndefined,
-          .min_ctas = nccl::kUndefined,
-          .max_ctas = nccl::kUndefined,
-          .net_name = nullptr,
-          .split_share = nccl::kUndefined};
-}
 
 bool IsTaken(nccl::Result result) {
   return result == nccl::Result::kSuccess || result == nccl::Result::kInProgress;
@@ -90,18 +77,11 @@ std::string MakeId(const nccl::Api& api, int rank) {
 
 }  // namespace
 
-struct NcclCommunicator::Handle {
-  std::mutex mutex;
-  nccl::Comm comm = nullptr;            // mutex; null once aborted
-  Status failure;                       // mutex
-  std::atomic<std::uint32_t> ended{0};  // what a waiting thread sleeps on
-};
-
 Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
     std::shared_ptr<const NcclLibrary> library, const ShareId& share_id,
     NcclCommunicatorOptions options) {
   std::unique_ptr<NcclCommunicator> made(
-      new NcclCommunicator(std::move(library), std::move(options), nullptr));
+      new NcclCommunicator(std::move(library), std::move(options)));
   constexpr std::string_view kWhat = "cannot form a group";
   const TimePoint deadline = made->Deadline();
   const NcclCommunicatorOptions& wanted = made->options_;
@@ -112,39 +92,47 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
   if (!id) {
     return Fail(Error(id.error().code(), "{} {}: {}", made->Where(), kWhat, id.error().message()));
   }
-  nccl::Config config = NonBlocking();
   {
-    const std::lock_guard lock(made->handle_->mutex);
-    nccl::Comm& comm = made->handle_->comm;
-    const nccl::Result begun = api.init_rank_config(&comm, wanted.size, *id, wanted.rank, &config);
+    const auto draft = std::make_shared<NcclDraft>();
+    const NcclComm::Turn turn = made->comm_->TakeTurn();
+    const nccl::Result begun =
+        api.init_rank_config(&draft->comm, wanted.size, *id, wanted.rank, &draft->config);
     if (!IsTaken(begun)) return Fail(made->Failed(kWhat, begun));
+    made->comm_->Begin(draft);
   }
   if (Status status = made->AwaitReady(kWhat, deadline); !status.ok()) return Fail(status);
   return made;
 }
 
 NcclCommunicator::NcclCommunicator(std::shared_ptr<const NcclLibrary> library,
-                                   NcclCommunicatorOptions options, nccl::Comm comm)
+                                   NcclCommunicatorOptions options)
     : library_(std::move(library)),
       options_(std::move(options)),
-      handle_(std::make_shared<Handle>()) {
-  handle_->comm = comm;
-}
+      comm_(std::make_shared<NcclComm>(library_, options_.enter)) {}
 
-NcclCommunicator::~NcclCommunicator() {
-  const nccl::Api& api = library_->api();
-  {
-    const std::lock_guard lock(handle_->mutex);
-    if (handle_->comm == nullptr) return;
-    if (const nccl::Result begun = api.finalize(handle_->comm); !IsTaken(begun)) {
-      static_cast<void>(Failed("cannot end a group", begun));
-      return;
+NcclCommunicator::~NcclCommunicator() { End(); }
+
+bool NcclCommunicator::End() {
+  if (is_left_) return false;
+  const auto now = [] { return SteadyClock::Instance().Now(); };
+  const TimePoint deadline = now() + std::min(options_.farewell, options_.patience);
+  comm_->Finish();
+  while (!comm_->is_lost() && !comm_->AwaitEnd(std::min(deadline, now() + kGlance))) {
+    const Status lost = options_.lost ? options_.lost() : Status::Ok();
+    if (!lost.ok()) {
+      Abort(lost);
+    } else if (now() >= deadline) {
+      Abort(Status(StatusCode::kTimeout, "a stream or a graph still has operations of it"));
     }
   }
-  const TimePoint deadline = SteadyClock::Instance().Now() + std::min(kFarewell, options_.patience);
-  if (!AwaitReady("cannot end a group", deadline).ok()) return;
-  const std::lock_guard lock(handle_->mutex);
-  if (handle_->comm != nullptr) api.destroy(std::exchange(handle_->comm, nullptr));
+  if (comm_->AwaitEnd(now() + options_.farewell)) return true;
+  is_left_ = true;
+  Log(LogLevel::kWarning, options_.names.Of(options_.rank),
+      fmt::format(
+          "{}; NCCL has not ended it within {} s, so that is left to itself with all it has "
+          "of the GPU",
+          comm_->failure().message(), std::chrono::duration<double>(options_.farewell).count()));
+  return false;
 }
 
 std::string NcclCommunicator::Where() const {
@@ -155,35 +143,25 @@ std::string NcclCommunicator::Where() const {
 }
 
 Status NcclCommunicator::Failed(std::string_view what, nccl::Result result) {
-  Handle& handle = *handle_;
-  if (!handle.failure.ok()) return handle.failure;
   const nccl::Api& api = library_->api();
-  handle.failure =
-      Error(CodeOf(result), "{} {}: {}{}; {}", Where(), what, api.get_error_string(result),
-            LastError(api, handle.comm), HintFor(result));
-  if (handle.comm != nullptr) api.abort(std::exchange(handle.comm, nullptr));
-  return handle.failure;
+  comm_->Lose(Error(CodeOf(result), "{} {}: {}{}; {}", Where(), what, api.get_error_string(result),
+                    LastError(api, comm_->get()), HintFor(result)));
+  return comm_->failure();
 }
 
 void NcclCommunicator::Abort(const Status& cause) {
-  Handle& handle = *handle_;
-  const std::lock_guard lock(handle.mutex);
-  if (handle.failure.ok()) {
-    handle.failure = Error(cause.code(), "{} aborted: {}", Where(), cause.message());
-  }
-  if (handle.comm != nullptr) library_->api().abort(std::exchange(handle.comm, nullptr));
-  handle.ended = 1;
-  FutexWakeAll(handle.ended);
+  if (comm_->is_lost()) return;
+  comm_->Lose(Error(cause.code(), "{} aborted: {}", Where(), cause.message()));
 }
 
 // Until NCCL says that what was asked of it is through.
 Status NcclCommunicator::AwaitReady(std::string_view what, TimePoint deadline) {
-  Handle& handle = *handle_;
   const auto ask = [&]() -> std::optional<Status> {
-    const std::lock_guard lock(handle.mutex);
-    if (handle.comm == nullptr) return handle.failure;
+    const NcclComm::Turn turn = comm_->TakeTurn();
+    const nccl::Comm comm = comm_->get();
+    if (comm == nullptr) return comm_->failure();
     nccl::Result state = nccl::Result::kSuccess;
-    const nccl::Result asked = library_->api().get_async_error(handle.comm, &state);
+    const nccl::Result asked = library_->api().get_async_error(comm, &state);
     if (asked != nccl::Result::kSuccess) state = asked;
     if (state == nccl::Result::kInProgress) return std::nullopt;
     return state == nccl::Result::kSuccess ? Status::Ok() : Failed(what, state);
@@ -202,18 +180,19 @@ Status NcclCommunicator::AwaitReady(std::string_view what, TimePoint deadline) {
                   what, std::chrono::duration<double>(options_.patience).count()));
     }
     if ((outcome = ask())) return *outcome;
-    FutexWait(handle.ended, 0, now + kNap);
+    comm_->SleepUnlessLost(now + kNap);
   }
 }
 
 Status NcclCommunicator::Enqueue(std::string_view what, const Start& start) {
   {
-    const std::lock_guard lock(handle_->mutex);
-    if (handle_->comm == nullptr) return handle_->failure;
+    const NcclComm::Turn turn = comm_->TakeTurn();
+    const nccl::Comm comm = comm_->get();
+    if (comm == nullptr) return comm_->failure();
     const nccl::Api& api = library_->api();
     nccl::Result begun = api.group_start();
     if (begun == nccl::Result::kSuccess) {
-      begun = start(api, handle_->comm);
+      begun = start(api, comm);
       // Also after a failure: the group belongs to the thread, and would swallow what comes next.
       const nccl::Result ended = api.group_end();
       if (IsTaken(begun)) begun = ended;
@@ -227,10 +206,12 @@ Status NcclCommunicator::Enqueue(std::string_view what, const Start& start) {
 Status NcclCommunicator::Check() {
   const Status lost = options_.lost ? options_.lost() : Status::Ok();
   if (!lost.ok()) Abort(lost);
-  const std::lock_guard lock(handle_->mutex);
-  if (handle_->comm == nullptr) return handle_->failure;
+  if (comm_->is_lost()) return comm_->failure();
+  const NcclComm::Turn turn = comm_->TryTurn();
+  const nccl::Comm comm = turn.owns_lock() ? comm_->get() : nullptr;
+  if (comm == nullptr) return comm_->failure();
   nccl::Result state = nccl::Result::kSuccess;
-  const nccl::Result asked = library_->api().get_async_error(handle_->comm, &state);
+  const nccl::Result asked = library_->api().get_async_error(comm, &state);
   if (asked != nccl::Result::kSuccess) state = asked;
   return IsTaken(state) ? Status::Ok() : Failed("operations under way failed", state);
 }
@@ -238,39 +219,45 @@ Status NcclCommunicator::Check() {
 std::shared_ptr<void> NcclCommunicator::Register(std::byte* memory, std::size_t bytes) {
   const nccl::Api& api = library_->api();
   if (api.register_buffer == nullptr || api.deregister_buffer == nullptr) return nullptr;
-  const std::lock_guard lock(handle_->mutex);
-  if (handle_->comm == nullptr) return nullptr;
+  const NcclComm::Turn turn = comm_->TakeTurn();
+  const nccl::Comm comm = comm_->get();
+  if (comm == nullptr) return nullptr;
   void* registration = nullptr;
-  if (api.register_buffer(handle_->comm, memory, bytes, &registration) != nccl::Result::kSuccess ||
+  if (api.register_buffer(comm, memory, bytes, &registration) != nccl::Result::kSuccess ||
       registration == nullptr) {
     return nullptr;
   }
-  return {registration, [library = library_, handle = handle_](void* given) {
-            const std::lock_guard own(handle->mutex);  // what has ended took it along
-            if (handle->comm != nullptr) library->api().deregister_buffer(handle->comm, given);
+  return {registration, [of = comm_](void* given) {
+            if (of->is_over()) return;  // what has ended takes it along
+            const NcclComm::Turn own = of->TakeTurn();
+            if (of->get() != nullptr) of->api().deregister_buffer(of->get(), given);
           }};
 }
 
 template <class Begin>
 Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::MakePart(
     std::string_view what, Begin begin, NcclCommunicatorOptions options) {
-  nccl::Config config = NonBlocking();
-  nccl::Comm part = nullptr;
+  const auto draft = std::make_shared<NcclDraft>();
   {
-    const std::lock_guard lock(handle_->mutex);
-    if (handle_->comm == nullptr) return Fail(handle_->failure);
-    const nccl::Result begun = begin(library_->api(), handle_->comm, &part, &config);
+    const NcclComm::Turn turn = comm_->TakeTurn();
+    const nccl::Comm comm = comm_->get();
+    if (comm == nullptr) return Fail(comm_->failure());
+    comm_->BeginPart(draft);
+    const nccl::Result begun = begin(library_->api(), comm, *draft);
     if (!IsTaken(begun)) return Fail(Failed(what, begun));
   }
-  // NCCL writes `part` until the parent is ready, or has been aborted.
-  if (Status status = AwaitReady(what, Deadline()); !status.ok()) {
-    if (part != nullptr) library_->api().abort(part);
-    return Fail(status);
+  // NCCL writes the draft until the parent is ready, or has been aborted.
+  if (Status status = AwaitReady(what, Deadline()); !status.ok()) return Fail(status);
+  std::unique_ptr<NcclCommunicator> made(new NcclCommunicator(library_, std::move(options)));
+  {
+    const NcclComm::Turn turn = comm_->TakeTurn();
+    if (comm_->get() == nullptr) return Fail(comm_->failure());
+    comm_->BeginPart(nullptr);
+    if (draft->comm == nullptr) {
+      return Fail(Error(StatusCode::kInternal, "{} {}: NCCL made no part", Where(), what));
+    }
+    made->comm_->Begin(draft);
   }
-  if (part == nullptr) {
-    return Fail(Error(StatusCode::kInternal, "{} {}: NCCL made no part", Where(), what));
-  }
-  std::unique_ptr<NcclCommunicator> made(new NcclCommunicator(library_, std::move(options), part));
   if (Status status = made->AwaitReady(what, made->Deadline()); !status.ok()) return Fail(status);
   return made;
 }
@@ -278,8 +265,8 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::MakePart(
 Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Split(int color,
                                                                   NcclCommunicatorOptions options) {
   const auto begin = [color, key = options.rank](const nccl::Api& api, nccl::Comm comm,
-                                                 nccl::Comm* part, nccl::Config* config) {
-    return api.split(comm, color, key, part, config);
+                                                 NcclDraft& draft) {
+    return api.split(comm, color, key, &draft.comm, &draft.config);
   };
   return MakePart("cannot split a group", begin, std::move(options));
 }
@@ -295,10 +282,10 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Shrink(
     return Fail(Error(StatusCode::kInvalidArgument, "{} {}: this rank is among those that leave",
                       Where(), kWhat));
   }
-  const auto begin = [&](const nccl::Api& api, nccl::Comm comm, nccl::Comm* part,
-                         nccl::Config* config) {
-    return api.shrink(comm, leaving.data(), static_cast<int>(leaving.size()), part, config,
-                      nccl::kShrinkAbort);
+  const auto begin = [&](const nccl::Api& api, nccl::Comm comm, NcclDraft& draft) {
+    draft.leaving = std::move(leaving);
+    return api.shrink(comm, draft.leaving.data(), static_cast<int>(draft.leaving.size()),
+                      &draft.comm, &draft.config, nccl::kShrinkAbort);
   };
   auto rest = MakePart(kWhat, begin, std::move(options));
   // Its other ranks may be gone: it cannot end in peace.

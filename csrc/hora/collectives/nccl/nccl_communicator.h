@@ -1,6 +1,7 @@
 // The ranks of a process set on one device each.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "hora/base/clock.h"
+#include "hora/collectives/nccl/nccl_comm.h"
 #include "hora/collectives/nccl/nccl_library.h"
 #include "hora/collectives/nccl/share_id.h"
 #include "hora/tensor/rank_names.h"
@@ -23,11 +25,14 @@ struct NcclCommunicatorOptions {
   std::string name;              // of the process set, for texts
   Duration patience{};           // of creation, and of a call that is in progress
   std::function<Status()> lost;  // why the group has ended elsewhere; any thread; may be empty
+  std::function<void()> enter;   // makes the device that of a thread of NCCL's end; may be empty
+  Duration farewell = std::chrono::seconds(5);  // what the end, and an abort, get
 };
 
 // Owns a communicator that was created without blocking, so that every wait for it has a deadline
 // and ends soon when the group does. One thread at a time calls NCCL through it; Check, Abort and
-// giving a registration back come from any thread.
+// giving a registration back come from any thread. A failure is known to every caller at once, and
+// nobody waits for the abort that it begins but End.
 class NcclCommunicator {
  public:
   // All ranks call it. The unique id, or why rank 0 has none, travels by `share_id`. kTimeout: it
@@ -35,8 +40,7 @@ class NcclCommunicator {
   static Result<std::unique_ptr<NcclCommunicator>> Create(
       std::shared_ptr<const NcclLibrary> library, const ShareId& share_id,
       NcclCommunicatorOptions options);
-  // Finalises; aborts where that does not end within the patience, or some seconds.
-  ~NcclCommunicator();
+  ~NcclCommunicator();  // End
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
@@ -49,10 +53,16 @@ class NcclCommunicator {
   using Start = std::function<nccl::Result(const nccl::Api&, nccl::Comm)>;
   Status Enqueue(std::string_view what, const Start& start);
 
-  // What has gone wrong with operations that are on a stream: asks NCCL and options.lost. Not OK
-  // has aborted the communicator, so that streams do not wait for ever.
+  // What has gone wrong with operations that are on a stream: asks NCCL, unless somebody is just
+  // calling it, and options.lost. Not OK aborts the communicator, so that streams do not wait for
+  // ever. Neither waits.
   Status Check();
   void Abort(const Status& cause);
+
+  // Finalises; aborts where that does not end within the patience or options.farewell. False: NCCL
+  // is still at that, too, after as long again; then it is left to itself, and may use what it was
+  // given for ever. Nothing may be called afterwards but this.
+  bool End();
 
   // NCCL keeps `memory` registered for this communicator while the returned object lives; null
   // where the version or the memory cannot.
@@ -68,22 +78,20 @@ class NcclCommunicator {
                                                    NcclCommunicatorOptions options);
 
  private:
-  struct Handle;  // what a registration shares with its communicator
-
-  NcclCommunicator(std::shared_ptr<const NcclLibrary> library, NcclCommunicatorOptions options,
-                   nccl::Comm comm);
-  // What `begin(api, comm, part, config)` makes of this one.
+  NcclCommunicator(std::shared_ptr<const NcclLibrary> library, NcclCommunicatorOptions options);
+  // What `begin(api, comm, draft)` makes of this one.
   template <class Begin>
   Result<std::unique_ptr<NcclCommunicator>> MakePart(std::string_view what, Begin begin,
                                                      NcclCommunicatorOptions options);
   Status AwaitReady(std::string_view what, TimePoint deadline);
   TimePoint Deadline() const { return SteadyClock::Instance().Now() + options_.patience; }
-  Status Failed(std::string_view what, nccl::Result result);  // with Handle::mutex; aborts
+  Status Failed(std::string_view what, nccl::Result result);  // with the turn; aborts
   std::string Where() const;
 
   const std::shared_ptr<const NcclLibrary> library_;
   const NcclCommunicatorOptions options_;
-  const std::shared_ptr<Handle> handle_;
+  const std::shared_ptr<NcclComm> comm_;  // shared with registrations, and with its end
+  bool is_left_ = false;
 };
 
 }  // namespace hora
