@@ -58,6 +58,9 @@ typedef struct hora_cuda {
   void (*destroy_event)(void* event);
   int (*record)(void* event, void* stream, hora_cuda_error*);
   int (*wait)(void* stream, void* event, hora_cuda_error*);
+  int (*is_capturing)(void* stream, int32_t* capturing, hora_cuda_error*); /* into a graph */
+  /* Of the calling thread, cudaStreamCaptureMode; `mode` is the one before afterwards. */
+  void (*exchange_capture_mode)(int32_t* mode);
   int (*is_done)(void* event, int32_t* done, hora_cuda_error*);
 
   int (*allocate_device)(int32_t device, size_t bytes, void** memory, hora_cuda_error*);

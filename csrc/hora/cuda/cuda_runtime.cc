@@ -85,6 +85,20 @@ class CudaRuntime final : public DeviceRuntime {
     });
   }
 
+  Result<bool> IsCapturing(DeviceStream stream) override {
+    std::int32_t capturing = 0;
+    Status status = Call([&](hora_cuda_error* error) {
+      return functions_.is_capturing(stream.native, &capturing, error);
+    });
+    if (!status.ok()) return Fail(std::move(status));
+    return capturing != 0;
+  }
+  CaptureMode ExchangeCaptureMode(CaptureMode mode) noexcept override {
+    auto exchanged = static_cast<std::int32_t>(mode);
+    functions_.exchange_capture_mode(&exchanged);
+    return static_cast<CaptureMode>(exchanged);
+  }
+
   Result<bool> IsDone(DeviceEvent event) override {
     std::int32_t done = 0;
     Status status = Call(

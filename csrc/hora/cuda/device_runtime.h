@@ -24,6 +24,15 @@ struct DeviceEvent {
   friend bool operator==(const DeviceEvent&, const DeviceEvent&) = default;
 };
 
+// What a thread's calls have to do with streams that are captured into graphs: which captures they
+// respect, and break where they may not be made meanwhile (allocating, asking for events).
+// As CUDA's; kGlobal where nobody has said anything.
+enum class CaptureMode : std::int32_t {
+  kGlobal = 0,       // own ones, and those that others have begun so
+  kThreadLocal = 1,  // own ones
+  kRelaxed = 2       // none
+};
+
 struct DeviceFacts {
   std::string name;  // "NVIDIA H200"
   std::string uuid;  // of the device, or of its MIG slice: equal in all processes that share it
@@ -54,7 +63,8 @@ struct ElementCopy {
 // All of one kind of device in this process. Any thread may call anything; streams and events of
 // one device may be used together, whatever thread made them. Nothing blocks but Await and what
 // allocates; what is put on a stream happens after what is on it already. A failure names the
-// device and what the driver says; kInternal where the device is lost.
+// device and what the driver says; kInternal where the device is lost. Nothing but what is put on a
+// stream has to do with graphs that anybody captures meanwhile.
 class DeviceRuntime {
  public:
   virtual ~DeviceRuntime() = default;
@@ -74,6 +84,11 @@ class DeviceRuntime {
 
   virtual Status Record(DeviceEvent event, DeviceStream stream) = 0;
   virtual Status Wait(DeviceStream stream, DeviceEvent event) = 0;  // the stream, not the caller
+  // Whether what is put on the stream becomes part of a graph, and does not happen. Nobody can wait
+  // for its events then, and it can wait for none from outside.
+  virtual Result<bool> IsCapturing(DeviceStream stream) = 0;
+  // Of the calling thread, for libraries that are called on it: see BesideCapture. The one before.
+  virtual CaptureMode ExchangeCaptureMode(CaptureMode mode) noexcept = 0;
   virtual Result<bool> IsDone(DeviceEvent event) = 0;
   // Blocks the caller: kTimeout at the deadline.
   virtual Status Await(DeviceEvent event, TimePoint deadline) = 0;

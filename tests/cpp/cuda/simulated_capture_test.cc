@@ -1,6 +1,9 @@
 // The simulated device captures what a CUDA graph would, and refuses what CUDA refuses.
 #include <gtest/gtest.h>
 
+#include <thread>
+
+#include "hora/cuda/beside_capture.h"
 #include "hora/cuda/device_memory.h"
 #include "simulated_device/simulated_device.h"
 
@@ -95,6 +98,71 @@ TEST_F(SimulatedCaptureTest, FailsWhereItWaitsForWhatIsOutside) {
   EXPECT_TRUE(device_->Record(*event, outside.get()).ok());
   EXPECT_EQ(device_->Wait(stream.get(), *event).code(), StatusCode::kResource);
   EXPECT_FALSE(device_->EndCapture(stream.get()));
+}
+
+TEST_F(SimulatedCaptureTest, KnowsWhoIsCaptured) {
+  const OwnedStream stream = NewStream(), side = NewStream();
+  const EventPool::Lease event = NewEvent();
+  EXPECT_FALSE(*device_->IsCapturing(stream.get()));
+  device_->BeginCapture(stream.get());
+  EXPECT_TRUE(*device_->IsCapturing(stream.get()));
+  EXPECT_FALSE(*device_->IsCapturing(side.get()));
+  EXPECT_TRUE(device_->Record(*event, stream.get()).ok());
+  EXPECT_TRUE(device_->Wait(side.get(), *event).ok());
+  EXPECT_TRUE(*device_->IsCapturing(side.get()));
+  EXPECT_TRUE(device_->EndCapture(stream.get()));
+  EXPECT_FALSE(*device_->IsCapturing(stream.get()) || *device_->IsCapturing(side.get()));
+}
+
+// Whether a library may allocate on a thread in `own` mode while a stream is captured in `theirs`,
+// by the same thread or another one; whoever may not has broken the capture.
+bool MayAllocate(SimulatedDevice& device, DeviceStream stream, CaptureMode theirs, CaptureMode own,
+                 bool on_other_thread) {
+  bool may = false;
+  const auto allocate = [&] {
+    const CaptureMode before = device.ExchangeCaptureMode(own);
+    EXPECT_EQ(before, CaptureMode::kGlobal);
+    const Result<std::byte*> memory = device.AllocateMinding(0, 1);
+    may = memory.has_value();
+    if (may) device.FreeDevice(*memory);
+    EXPECT_EQ(device.ExchangeCaptureMode(before), own);
+  };
+  device.BeginCapture(stream, theirs);
+  if (on_other_thread) {
+    std::jthread(allocate).join();
+  } else {
+    allocate();
+  }
+  EXPECT_EQ(device.EndCapture(stream).has_value(), may);
+  return may;
+}
+
+TEST_F(SimulatedCaptureTest, MindsWhatItsModeSays) {
+  using enum CaptureMode;
+  const OwnedStream stream = NewStream();
+  const auto may = [&](CaptureMode theirs, CaptureMode own, bool on_other_thread) {
+    return MayAllocate(*device_, stream.get(), theirs, own, on_other_thread);
+  };
+  for (const bool on_other_thread : {true, false}) {
+    EXPECT_FALSE(may(kGlobal, kGlobal, on_other_thread));
+    EXPECT_EQ(may(kGlobal, kThreadLocal, on_other_thread), on_other_thread);
+    EXPECT_EQ(may(kThreadLocal, kGlobal, on_other_thread), on_other_thread);
+    EXPECT_TRUE(may(kGlobal, kRelaxed, on_other_thread));
+    EXPECT_TRUE(may(kRelaxed, kGlobal, on_other_thread));
+  }
+}
+
+TEST_F(SimulatedCaptureTest, AScopeIsBesideIt) {
+  const OwnedStream stream = NewStream();
+  device_->BeginCapture(stream.get());
+  std::jthread([this] {
+    const BesideCapture beside(*device_);
+    const Result<std::byte*> memory = device_->AllocateMinding(0, 1);
+    ASSERT_TRUE(memory);
+    device_->FreeDevice(*memory);
+  }).join();
+  EXPECT_TRUE(device_->EndCapture(stream.get()));
+  EXPECT_EQ(device_->ExchangeCaptureMode(CaptureMode::kGlobal), CaptureMode::kGlobal);
 }
 
 }  // namespace

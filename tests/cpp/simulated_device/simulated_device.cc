@@ -14,7 +14,9 @@
 namespace hora {
 namespace {
 
-thread_local int current_device = -1;  // as CUDA has it, of all runtimes of this process
+// As CUDA has them, of all runtimes of this process.
+thread_local int current_device = -1;
+thread_local CaptureMode capture_mode = CaptureMode::kGlobal;
 
 SimulatedStream& At(DeviceStream stream) {
   Check(stream.native != nullptr, "the simulated device has no default stream");
@@ -156,6 +158,17 @@ Status SimulatedDevice::Wait(DeviceStream stream, DeviceEvent event) {
   return At(event).LetWait(At(stream));
 }
 
+Result<bool> SimulatedDevice::IsCapturing(DeviceStream stream) {
+  if (Status status = Call("ask for a capture", At(stream).device()); !status.ok()) {
+    return Fail(status);
+  }
+  return At(stream).capture() != nullptr;
+}
+
+CaptureMode SimulatedDevice::ExchangeCaptureMode(CaptureMode mode) noexcept {
+  return std::exchange(capture_mode, mode);
+}
+
 Result<bool> SimulatedDevice::IsDone(DeviceEvent event) {
   if (Status status = Call("query", At(event).device()); !status.ok()) return Fail(status);
   return At(event).IsDone();
@@ -171,6 +184,10 @@ Status SimulatedDevice::Await(DeviceEvent event, TimePoint deadline) {
 
 Result<std::byte*> SimulatedDevice::AllocateDevice(int device, std::size_t bytes) {
   if (Status status = Call("allocate", device); !status.ok()) return Fail(status);
+  if (bytes > largest_piece_) {
+    return Fail(Error(StatusCode::kResource, "allocate: device {} is out of memory", device));
+  }
+  ++allocations_;
   ++allocated_device_;
   return static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
 }
@@ -181,8 +198,30 @@ void SimulatedDevice::FreeDevice(std::byte* memory) noexcept {
   --allocated_device_;
 }
 
+Result<std::byte*> SimulatedDevice::AllocateMinding(int device, std::size_t bytes) {
+  if (Status status = MindCaptures("allocate"); !status.ok()) return Fail(status);
+  return AllocateDevice(device, bytes);
+}
+
+Status SimulatedDevice::MindCaptures(const char* what) {
+  if (capture_mode == CaptureMode::kRelaxed) return Status::Ok();
+  Status status;
+  const std::lock_guard lock(captures_mutex_);
+  for (const auto& [stream, capture] : captures_) {
+    const bool is_own = capture.thread == std::this_thread::get_id();
+    const bool minds =
+        is_own ? capture.mode != CaptureMode::kRelaxed
+               : capture.mode == CaptureMode::kGlobal && capture_mode == CaptureMode::kGlobal;
+    if (!minds) continue;
+    capture.recorded->Invalidate("somebody allocates or asks while it is under way");
+    status = Error(StatusCode::kResource, "{}: not permitted while a stream is captured", what);
+  }
+  return status;
+}
+
 Result<std::byte*> SimulatedDevice::AllocatePinned(std::size_t bytes) {
   if (Status status = Call("pin", 0); !status.ok()) return Fail(status);
+  ++allocations_;
   ++allocated_pinned_;
   return static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
 }
@@ -225,12 +264,12 @@ Status SimulatedDevice::Fill(std::byte* to, std::span<const std::byte> element, 
 void SimulatedDevice::Hold(DeviceStream stream) { At(stream).SetHeld(true); }
 void SimulatedDevice::Release(DeviceStream stream) { At(stream).SetHeld(false); }
 
-void SimulatedDevice::BeginCapture(DeviceStream stream) {
+void SimulatedDevice::BeginCapture(DeviceStream stream, CaptureMode mode) {
   Check(At(stream).capture() == nullptr, "a stream is captured once at a time");
   auto capture = std::make_shared<SimulatedCapture>();
   At(stream).SetCapture(capture);
   const std::lock_guard lock(captures_mutex_);
-  captures_[stream.native] = std::move(capture);
+  captures_[stream.native] = {std::move(capture), mode, std::this_thread::get_id()};
 }
 
 Result<SimulatedGraph> SimulatedDevice::EndCapture(DeviceStream stream) {
@@ -238,7 +277,7 @@ Result<SimulatedGraph> SimulatedDevice::EndCapture(DeviceStream stream) {
   {
     const std::lock_guard lock(captures_mutex_);
     Check(captures_.contains(stream.native), "the capture began on this stream");
-    capture = std::move(captures_.extract(stream.native).mapped());
+    capture = std::move(captures_.extract(stream.native).mapped().recorded);
   }
   At(stream).SetCapture(nullptr);
   return capture->End(&At(stream));  // and the last reference goes: all other streams leave it

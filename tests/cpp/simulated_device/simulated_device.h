@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "hora/cuda/device_runtime.h"
 #include "simulated_device/simulated_stream.h"
@@ -33,6 +34,8 @@ class SimulatedDevice final : public DeviceRuntime {
   void Destroy(DeviceEvent event) noexcept override;
   Status Record(DeviceEvent event, DeviceStream stream) override;
   Status Wait(DeviceStream stream, DeviceEvent event) override;
+  Result<bool> IsCapturing(DeviceStream stream) override;
+  CaptureMode ExchangeCaptureMode(CaptureMode mode) noexcept override;
   Result<bool> IsDone(DeviceEvent event) override;
   Status Await(DeviceEvent event, TimePoint deadline) override;
 
@@ -54,29 +57,45 @@ class SimulatedDevice final : public DeviceRuntime {
 
   // What is put on a captured stream is recorded, and nothing happens, as in a CUDA graph. Events
   // that are recorded there order streams, which they draw into the capture; the host must not ask
-  // for them, or the capture fails.
-  void BeginCapture(DeviceStream stream);
+  // for them, or the capture fails. `mode`: what else makes it fail meanwhile.
+  void BeginCapture(DeviceStream stream, CaptureMode mode = CaptureMode::kGlobal);
   Result<SimulatedGraph> EndCapture(DeviceStream stream);
   void Replay(const SimulatedGraph& graph, DeviceStream stream);
 
+  // As the driver allocates for libraries that do not say that it is beside all captures: refused
+  // while somebody's capture minds, which then fails.
+  Result<std::byte*> AllocateMinding(int device, std::size_t bytes);
+
   // Every call from the `count`-th on fails as one of a lost device does; 0: none.
   void LoseAfter(int count) { calls_left_ = count; }
+  // Larger pieces of device memory cannot be had.
+  void LimitMemory(std::size_t bytes) { largest_piece_ = bytes; }
 
   int launches() const { return launches_; }                          // of CopyMany and Fill
+  int allocations() const { return allocations_; }                    // of any memory, so far
   std::size_t allocated_device() const { return allocated_device_; }  // pieces not freed
   std::size_t allocated_pinned() const { return allocated_pinned_; }
 
  private:
+  struct Capture {
+    CaptureRef recorded;
+    CaptureMode mode;
+    std::thread::id thread;
+  };
+
   Status Call(const char* what, int device);
+  Status MindCaptures(const char* what);
 
   const int devices_;
   std::atomic<int> calls_left_{0};
+  std::atomic<std::size_t> largest_piece_{SIZE_MAX};
   std::atomic<int> launches_{0};
+  std::atomic<int> allocations_{0};
   std::atomic<std::size_t> allocated_device_{0};
   std::atomic<std::size_t> allocated_pinned_{0};
   std::atomic<int> alive_{0};  // streams and events
   std::mutex captures_mutex_;
-  std::map<void*, CaptureRef> captures_;  // captures_mutex_; by the stream where they began
+  std::map<void*, Capture> captures_;  // captures_mutex_; by the stream where they began
 };
 
 }  // namespace hora

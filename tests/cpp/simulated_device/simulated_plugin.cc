@@ -77,6 +77,13 @@ int Record(void* event, void* stream, hora_cuda_error* error) {
 int Wait(void* stream, void* event, hora_cuda_error* error) {
   return Answer(Devices().Wait(DeviceStream{stream}, DeviceEvent{event}), error);
 }
+int IsCapturing(void* stream, std::int32_t* capturing, hora_cuda_error* error) {
+  return Answer(Devices().IsCapturing(DeviceStream{stream}), error,
+                [&](bool answer) { *capturing = answer ? 1 : 0; });
+}
+void ExchangeCaptureMode(std::int32_t* mode) {
+  *mode = static_cast<std::int32_t>(Devices().ExchangeCaptureMode(static_cast<CaptureMode>(*mode)));
+}
 int IsDone(void* event, std::int32_t* done, hora_cuda_error* error) {
   return Answer(Devices().IsDone(DeviceEvent{event}), error,
                 [&](bool answer) { *done = answer ? 1 : 0; });
@@ -132,6 +139,8 @@ constexpr hora_cuda kTable{.abi = HORA_CUDA_ABI,
                            .destroy_event = &DestroyEvent,
                            .record = &Record,
                            .wait = &Wait,
+                           .is_capturing = &IsCapturing,
+                           .exchange_capture_mode = &ExchangeCaptureMode,
                            .is_done = &IsDone,
                            .allocate_device = &AllocateDevice,
                            .free_device = &FreeDevice,
@@ -174,6 +183,15 @@ HORA_EXPORT int simulated_current(void) { return *hora::Devices().Current(); }
 HORA_EXPORT void simulated_make_current(int device) {
   static_cast<void>(hora::Devices().MakeCurrent(device));
 }
+// Captures what the stream gets; whether that was a valid graph, which is dropped.
+HORA_EXPORT void simulated_begin_capture(void* stream) {
+  hora::Devices().BeginCapture(hora::DeviceStream{stream});
+}
+HORA_EXPORT bool simulated_end_capture(void* stream) {
+  return hora::Devices().EndCapture(hora::DeviceStream{stream}).has_value();
+}
 // Pieces of device memory that nobody has freed.
 HORA_EXPORT std::size_t simulated_allocations(void) { return hora::Devices().allocated_device(); }
+// No piece of more bytes can be had from now on.
+HORA_EXPORT void simulated_limit_memory(std::size_t bytes) { hora::Devices().LimitMemory(bytes); }
 HORA_EXPORT void simulated_lose_after(int calls) { hora::Devices().LoseAfter(calls); }

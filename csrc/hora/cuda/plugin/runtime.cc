@@ -36,14 +36,15 @@ bool IsLost(cudaError_t code) {
   }
 }
 
-// While some thread captures a graph, calls that could disturb it are refused to all: ours have
-// nothing to do with it.
-class BesideCapture {
+// While some thread captures a graph, calls that could disturb it are refused to all, and the
+// capture fails: allocations, and whatever asks or may wait for the device. Ours have nothing to do
+// with it. Calls that put something on a stream, or only make something, are never refused.
+class BesideOthersCapture {
  public:
-  BesideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~BesideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  BesideCapture(const BesideCapture&) = delete;
-  BesideCapture& operator=(const BesideCapture&) = delete;
+  BesideOthersCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~BesideOthersCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  BesideOthersCapture(const BesideOthersCapture&) = delete;
+  BesideOthersCapture& operator=(const BesideOthersCapture&) = delete;
 
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
@@ -110,6 +111,7 @@ int CreateStream(std::int32_t device, std::int32_t urgent, void** stream, hora_c
 void DestroyStream(void* stream) {
   if (stream == nullptr) return;
   const OnDevice on = OnDevice::Any();
+  const BesideOthersCapture beside;
   cudaStreamDestroy(static_cast<cudaStream_t>(stream));
 }
 
@@ -141,9 +143,26 @@ int Wait(void* stream, void* event, hora_cuda_error* error) {
       "let a stream wait for an event", error);
 }
 
+int IsCapturing(void* stream, std::int32_t* capturing, hora_cuda_error* error) {
+  *capturing = 0;
+  if (stream == nullptr) return 0;  // CUDA captures no default stream
+  const OnDevice on = OnDevice::Any();
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t code = cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+  *capturing = status != cudaStreamCaptureStatusNone;
+  return Answer(code, "ask whether a stream is captured", error);
+}
+
+void ExchangeCaptureMode(std::int32_t* mode) {
+  const OnDevice on = OnDevice::Any();
+  auto exchanged = static_cast<cudaStreamCaptureMode>(*mode);
+  cudaThreadExchangeStreamCaptureMode(&exchanged);
+  *mode = static_cast<std::int32_t>(exchanged);
+}
+
 int IsDone(void* event, std::int32_t* done, hora_cuda_error* error) {
   const OnDevice on = OnDevice::Any();
-  const BesideCapture beside;
+  const BesideOthersCapture beside;
   const cudaError_t code = cudaEventQuery(static_cast<cudaEvent_t>(event));
   *done = code == cudaSuccess;
   if (code == cudaErrorNotReady) return 0;
@@ -154,7 +173,7 @@ int IsDone(void* event, std::int32_t* done, hora_cuda_error* error) {
 
 int AllocateDevice(std::int32_t device, std::size_t bytes, void** memory, hora_cuda_error* error) {
   const OnDevice on = OnDevice::Of(device);
-  const BesideCapture beside;
+  const BesideOthersCapture beside;
   auto code = static_cast<cudaError_t>(on.error());
   *memory = nullptr;
   if (code == cudaSuccess) code = cudaMalloc(memory, bytes);
@@ -163,13 +182,13 @@ int AllocateDevice(std::int32_t device, std::size_t bytes, void** memory, hora_c
 
 void FreeDevice(void* memory) {
   const OnDevice on = OnDevice::Any();
-  const BesideCapture beside;
+  const BesideOthersCapture beside;
   cudaFree(memory);
 }
 
 int AllocatePinned(std::size_t bytes, void** memory, hora_cuda_error* error) {
   const OnDevice on = OnDevice::Any();
-  const BesideCapture beside;
+  const BesideOthersCapture beside;
   *memory = nullptr;
   return Answer(cudaHostAlloc(memory, bytes, cudaHostAllocPortable), "pin memory of the host",
                 error);
@@ -177,7 +196,7 @@ int AllocatePinned(std::size_t bytes, void** memory, hora_cuda_error* error) {
 
 void FreePinned(void* memory) {
   const OnDevice on = OnDevice::Any();
-  const BesideCapture beside;
+  const BesideOthersCapture beside;
   cudaFreeHost(memory);
 }
 
@@ -200,6 +219,8 @@ constexpr hora_cuda kTable{
     .destroy_event = &DestroyEvent,
     .record = &Record,
     .wait = &Wait,
+    .is_capturing = &IsCapturing,
+    .exchange_capture_mode = &ExchangeCaptureMode,
     .is_done = &IsDone,
     .allocate_device = &AllocateDevice,
     .free_device = &FreeDevice,
