@@ -1,5 +1,6 @@
-// torch.ops.hora.*: schemas and kernels, the same for the CPU and CUDA. How their results look
-// without running (fake kernels) and their gradients are in python/hora/torch/operators.py.
+// Kernels of torch.ops.hora.*, the same for the CPU and CUDA. Their schemas with tags, how their
+// results look without running (fake kernels) and their gradients are in
+// python/hora/torch/operators.py: the stable ABI takes tags from PyTorch 2.12 on only.
 //
 // Whatever differs between ranks or jobs and shows in a result's shape or gradient is an argument,
 // so that no two processes can have the same graph and mean different things by it: compilers keep
@@ -149,26 +150,6 @@ extern "C" __attribute__((visibility("default"))) bool hora_connect_torch_ops(
   if (api != nullptr && api->version != HORA_ENGINE_API_VERSION) return false;
   hora::torch_ops::Connect(api);
   return true;
-}
-
-STABLE_TORCH_LIBRARY(hora, library) {
-  library.def(
-      "allreduce(Tensor input, str name, int op, float prescale, float postscale, "
-      "int process_set) -> Tensor");
-  library.def(
-      "grouped_allreduce(Tensor[] inputs, str name, int op, float prescale, float postscale, "
-      "int process_set) -> Tensor[]");
-  library.def("broadcast(Tensor input, int root_rank, str name, int process_set) -> Tensor");
-  library.def(
-      "broadcast_gradient(Tensor gradient, int root_rank, str name, int process_set) -> Tensor");
-  library.def(
-      "allgather(Tensor input, SymInt rows, int size, str name, int process_set) -> Tensor");
-  library.def(
-      "reducescatter(Tensor input, SymInt rows, int size, str name, int op, float prescale, "
-      "float postscale, int process_set) -> Tensor");
-  library.def(
-      "alltoall(Tensor input, Tensor splits, SymInt rows, bool fill, str name, int process_set) "
-      "-> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hora, CPU, library) { hora::torch_ops::Implement(library); }

@@ -1,7 +1,8 @@
 """``torch.ops.hora``: operators that ``torch.compile`` can put into a graph.
 
-The kernels are C++ (``csrc/hora/torch_ops``). Here is what a compiler needs besides: how results
-look when nothing runs, and the gradients, which are those of the functions in ``hora.torch``.
+The kernels are C++ (``csrc/hora/torch_ops``). Here is what a compiler needs besides: the schemas,
+how results look when nothing runs, and the gradients, which are those of the functions in
+``hora.torch``.
 Shapes and gradients follow from an operator's arguments alone, never from this process's rank, so
 what a compiler keeps of one process's graph is right for every process with the same graph.
 """
@@ -23,6 +24,23 @@ __all__ = ["missing"]
 
 _LIBRARY = Path(_core.__file__).with_name("_torch_ops.so")
 _LINEAR = (ReduceOp.AVERAGE, ReduceOp.SUM)
+
+
+_TERMS = "str name, int op, float prescale, float postscale, int process_set"
+_SCHEMAS = (
+    f"allreduce(Tensor input, {_TERMS}) -> Tensor",
+    f"grouped_allreduce(Tensor[] inputs, {_TERMS}) -> Tensor[]",
+    "broadcast(Tensor input, int root_rank, str name, int process_set) -> Tensor",
+    "broadcast_gradient(Tensor gradient, int root_rank, str name, int process_set) -> Tensor",
+    "allgather(Tensor input, SymInt rows, int size, str name, int process_set) -> Tensor",
+    f"reducescatter(Tensor input, SymInt rows, int size, {_TERMS}) -> Tensor",
+    "alltoall(Tensor input, Tensor splits, SymInt rows, bool fill, str name, int process_set) "
+    "-> (Tensor, Tensor)",
+)
+
+# Ranks agree on an operation each time it runs, which a CUDA graph cannot repeat: Inductor makes
+# graphs of what is before and after it (mode="reduce-overhead").
+_TAGS = (torch.Tag.cudagraph_unsafe,)
 
 
 def _load() -> str | None:
@@ -164,6 +182,14 @@ def _alltoall_gradient(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[Any, .
     return back, None, None, None, None, None
 
 
+def _define() -> torch.library.Library:
+    """The schemas, which exist as long as the returned object does."""
+    library = torch.library.Library("hora", "DEF")
+    for schema in _SCHEMAS:
+        library.define(schema, tags=_TAGS)
+    return library
+
+
 def _register() -> None:
     shapes: dict[str, Callable[..., Any]] = {
         "allreduce": _like_the_input,
@@ -191,4 +217,5 @@ def _register() -> None:
 # Why there are no operators, or None when there are.
 missing = _load()
 if missing is None:
+    _definitions = _define()
     _register()

@@ -46,6 +46,20 @@ def test_an_operator_without_an_engine_says_so():
         torch.ops.hora.allreduce(torch.ones(2), "x", 1, 1.0, 1.0, 0)
 
 
+@pytest.mark.skipif(not LIBRARY.exists(), reason="built without the PyTorch operators")
+def test_no_operator_goes_into_a_cuda_graph():
+    from hora.torch import operators
+    from torch._inductor import utils
+
+    assert operators.missing is None
+    graph = torch.fx.Graph()
+    for schema in operators._SCHEMAS:
+        operator = getattr(torch.ops.hora, schema.partition("(")[0]).default
+        assert torch.Tag.cudagraph_unsafe in operator.tags
+        is_unsafe = getattr(utils, "is_cudagraph_unsafe_fx_node", None)  # PyTorch 2.13
+        assert is_unsafe is None or is_unsafe(graph.call_function(operator))
+
+
 def test_ranges_have_the_kind_and_the_name():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         with profiled("allreduce", "grad.w"):
