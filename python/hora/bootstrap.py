@@ -34,6 +34,7 @@ from hora.starters.place import (
     open_listener,
     tell_peers,
 )
+from hora.starters.siblings import Siblings
 
 __all__ = [
     "DOCUMENT_VERSION", "MAX_SIZE", "Bootstrap", "cannot_join", "detect", "have_met",
@@ -129,12 +130,14 @@ def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept
         if position.size == 1:
             return alone(launcher), None
         job = _job_name(launcher, environ)
+        siblings = Siblings.of_daemon()
+        board = FileBoard(job, environ, timeout, siblings.problem)
+        if launcher == "slurm" and _JOB_ID not in environ:  # in a step, there is no other job
+            siblings.check(f"job {job} in {environ.get(FOLDER, 'the home directory')}")
     except UsageError as error:
-        with contextlib.suppress(OSError, RuntimeError):  # its job, too, may be garbage
-            host = socket.gethostname()
-            _leave_note(environ, f"a process on {host} cannot join: {error}")
+        _leave_note(environ, f"a process on {socket.gethostname()} cannot join: {error}")
         raise
-    return _through_files(position, job, environ, timeout)
+    return _through_files(position, board, siblings, environ)
 
 
 def _scheduler(environ: Mapping[str, str]) -> str | None:
@@ -147,26 +150,41 @@ def _scheduler(environ: Mapping[str, str]) -> str | None:
 
 
 def _through_files(
-    position: Position, job: str, environ: Mapping[str, str], timeout: float
-) -> tuple[Bootstrap, Kept | None]:
-    board = FileBoard(job, environ, timeout)
+    position: Position, board: FileBoard, siblings: Siblings, environ: Mapping[str, str]
+) -> tuple[Bootstrap, Kept]:
     try:
-        return meet(position, board, environ)
+        return meet(position, board, siblings, environ)
     except BaseException:
         # Rank 0's file says why; it must be there until the others have read it, at exit at last.
         if position.rank != 0:
             board.clear()
+            siblings.clear()
         raise
 
 
 def _leave_note(environ: Mapping[str, str], text: str) -> None:
-    environ = slurm.by_old_names(environ)
-    if not _is_job_id(environ.get(_JOB_ID)):  # the others may have none, and their launcher's name
-        del environ[_JOB_ID]
-    if launcher := _scheduler(environ):
-        board = FileBoard(_job_name(launcher, environ), environ, 0)
-        board.leave_problem(text)
-        board.clear()
+    """Wherever the others may look; where it cannot be left, they are not told."""
+    Siblings.of_daemon().leave_problem(text)
+    for told in (environ, slurm.by_second_names(environ), mpi.by_second_names(environ)):
+        found = dict(told)
+        if not _is_job_id(found.get(_JOB_ID)):  # the others may have none, but what launchers say
+            del found[_JOB_ID]
+        with contextlib.suppress(OSError, RuntimeError):
+            board = FileBoard(_job_name(_likely_launcher(found), found), found, 0)
+            if not board.problem():
+                board.leave_problem(text)
+            board.clear()
+
+
+def _likely_launcher(environ: Mapping[str, str]) -> str:
+    """As ``_scheduler``, whatever is missing or garbage. Raises UsageError for none."""
+    if mpi.is_open_mpi(environ):
+        return "openmpi"
+    if mpi.is_mpich(environ):
+        return "mpich"
+    if slurm.is_perhaps_step(environ):
+        return "slurm"
+    raise UsageError("neither mpirun nor srun has started this process")
 
 
 def _is_job_id(word: str | None) -> bool:

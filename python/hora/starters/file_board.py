@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hora.errors import HoraError, UsageError
-from hora.starters.meeting import HostEntry, ToldError
+from hora.starters.board import HostEntry, ToldError
 
 FOLDER = "HORA_RENDEZVOUS_DIR"
 _POLL_S = 0.02
@@ -35,14 +35,21 @@ _T = TypeVar("_T")
 class FileBoard:
     """A ``Board`` in files named after the job; what this process wrote goes at ``clear`` or exit.
 
-    One thread, but for ``problem``. Every wait ends ``timeout`` seconds after the board was made,
-    or with ToldError when somebody leaves a problem. Raises UsageError for a folder or a file that
-    others could have written, HoraError when nobody comes.
+    One thread, but for ``problem`` and ``clear``. Every wait ends ``timeout`` seconds after the
+    board was made, or with ToldError when somebody leaves a problem, here or ``elsewhere``. Raises
+    UsageError for a folder or a file that others could have written, HoraError when nobody comes.
     """
 
-    def __init__(self, job: str, environ: Mapping[str, str], timeout: float) -> None:
+    def __init__(
+        self,
+        job: str,
+        environ: Mapping[str, str],
+        timeout: float,
+        elsewhere: Callable[[], str] = str,
+    ) -> None:
         self._folder = _open_folder(environ)
         self._job = job
+        self._elsewhere = elsewhere
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._written: list[Path] = []
@@ -60,7 +67,7 @@ class FileBoard:
 
     def add_host(self, entry: HostEntry) -> None:
         """One file for each host."""
-        self._write(self._path(f"host-{entry.rank}"), asdict(entry))
+        self._write_until_end(self._path(f"host-{entry.rank}"), asdict(entry))
 
     def hosts(self, size: int) -> list[HostEntry]:
         """Waits until the hosts are complete."""
@@ -81,9 +88,20 @@ class FileBoard:
 
         return self._wait(look, have)
 
+    def first_words(self, words: str) -> str:
+        """What the first living process said by this call: ``words``, if that is this one."""
+        path = self._path("first")
+        for _ in range(2):  # two may find nothing, but only one is the first to write
+            if (found := self._read(path)) is not None:
+                return str(found["words"])
+            with contextlib.suppress(UsageError):
+                self._write_until_end(path, {"words": words})
+                break
+        return words
+
     def publish(self, words: str) -> None:
         """Never waits."""
-        self._write(self._path("meet"), {"words": words})
+        self._write_until_end(self._path("meet"), {"words": words})
 
     def read(self) -> str:
         """Waits for rank 0's file."""
@@ -100,14 +118,15 @@ class FileBoard:
         """A file that stays for a minute."""
         path = self._path(f"problem-{secrets.token_hex(8)}")
         self._write(path, {"words": text})
-        self._written.remove(path)
 
     def problem(self) -> str:
         """The words of any of the files; "" without one. Never waits; any thread."""
         for path in self._folder.glob(f"{self._job}.problem-*"):
             if (fields := self._read(path, even_of_dead=True)) is not None:
                 return str(fields["words"])
-        return ""
+        if problem := self._elsewhere():
+            self.leave_problem(problem)
+        return problem
 
     def _drop_old_notes(self) -> None:
         """Of all jobs: nobody else removes them. The folder may be on a host with another clock."""
@@ -146,6 +165,11 @@ class FileBoard:
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
         return found
 
+    def _write_until_end(self, path: Path, fields: Mapping[str, Any]) -> None:
+        """``clear`` removes it."""
+        self._write(path, fields)
+        self._written.append(path)
+
     def _write(self, path: Path, fields: Mapping[str, Any]) -> None:
         """The whole file or none; takes the place of one that a dead process left."""
         # Named so that whoever looks for finished files does not find it.
@@ -158,7 +182,7 @@ class FileBoard:
                 os.link(new, path, follow_symlinks=False)  # unlike rename, fails where one is
             except FileExistsError:
                 found = self._read(path)
-                if found is not None and found["writer"][0] == _machine():
+                if found is not None and found["writer"][0] == this_machine():
                     raise UsageError(
                         f"{path} belongs to a job that is starting: two jobs have the same id; "
                         "set HORA_JOB_ID differently for each"
@@ -170,7 +194,6 @@ class FileBoard:
             ) from (error)
         finally:
             new.unlink(missing_ok=True)
-        self._written.append(path)
 
     def _read(self, path: Path, even_of_dead: bool = False) -> dict[str, Any] | None:
         """What a process that still lives wrote; None when there is nothing of the kind."""
@@ -200,6 +223,8 @@ def _open_folder(environ: Mapping[str, str]) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         _check_owner(folder, folder.lstat(), stat.S_ISDIR)
+    except UsageError as error:
+        raise UsageError(f"{error}; {FOLDER} names another folder") from None
     except OSError as error:
         raise UsageError(
             f"{folder}: {error.strerror}; the ranks meet in a folder there that all hosts share: "
@@ -215,22 +240,24 @@ def _check_owner(path: Path, status: os.stat_result, is_kind: Callable[[int], bo
         raise UsageError(f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()})")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise UsageError(f"{path} has mode {mode:04o}: others can reach it (chmod go= {path})")
+        advice = "" if mode & stat.S_ISVTX else f" (chmod go= {path})"
+        raise UsageError(f"{path} has mode {mode:04o}: others can reach it{advice}")
 
 
 def _this_process() -> list[Any]:
     """Boot and process namespace, which make the rest comparable; process id and start time."""
     pid = os.getpid()
-    return [_machine(), pid, _start_time(pid)]
+    return [this_machine(), pid, when_started(pid)]
 
 
-def _machine() -> str:
+def this_machine() -> str:
+    """Of which process ids are comparable: boot and process namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def _start_time(pid: int) -> int:
-    """In ticks since boot; -1 when there is no such process."""
+def when_started(pid: int) -> int:
+    """When the process began, in ticks since boot; -1 when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -241,4 +268,4 @@ def _start_time(pid: int) -> int:
 def _is_dead(writer: list[Any]) -> bool:
     """Whether a process of this machine wrote it and is gone; of others nobody can say."""
     machine, pid, started = writer
-    return bool(machine == _machine() and _start_time(int(pid)) != started)
+    return bool(machine == this_machine() and when_started(int(pid)) != started)

@@ -15,9 +15,9 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hora.errors import HoraError, UsageError
 from hora.launch.placement import Placement
@@ -32,60 +32,23 @@ from hora.launch.store import (
     needs_store,
     resolve,
 )
+from hora.starters.board import Board, HostEntry, ToldError
 from hora.starters.place import Bootstrap, Position, keep_key, open_listener
 from hora.starters.problem_watch import ProblemWatch
+from hora.starters.siblings import Siblings
 
 _LINGER_S = 1.0
 _JOB_CHECK = b"hora job check"
 
 
-class ToldError(UsageError):
-    """What another rank has said to all: nobody needs to hear it from this one."""
-
-
-@dataclass(frozen=True)
-class HostEntry:
-    """What the first rank of each host says of it."""
-
-    rank: int
-    size: int
-    name: str
-
-
-class Board(Protocol):
-    """Where the ranks of one job leave words.
-
-    Each wait ends with HoraError at its deadline, and with ToldError when somebody leaves a
-    problem.
-    """
-
-    def add_host(self, entry: HostEntry) -> None:
-        """Called by the first rank of each host, when there are several."""
-
-    def hosts(self, size: int) -> list[HostEntry]:
-        """Called by rank 0: waits until the hosts have ``size`` ranks together."""
-
-    def publish(self, words: str) -> None:
-        """Called by rank 0."""
-
-    def read(self) -> str:
-        """Called by the other ranks: waits for what rank 0 publishes."""
-
-    def leave_problem(self, text: str) -> None:
-        """Says to all why one rank will never come."""
-
-    def problem(self) -> str:
-        """What somebody has left in this way, "" when nobody has. Never waits; any thread."""
-
-    def clear(self) -> None:
-        """All have met: what was left here may go."""
-
-
 class Kept:
     """What a rank keeps: the board until all have met, and the store, if it has it, for ever."""
 
-    def __init__(self, board: Board, store: object, watch: ProblemWatch | None) -> None:
+    def __init__(
+        self, board: Board, siblings: Siblings, store: object, watch: ProblemWatch
+    ) -> None:
         self._board = board
+        self._siblings = siblings
         self._store = store
         self._watch = watch
 
@@ -99,12 +62,14 @@ class Kept:
 
     def have_met(self) -> None:
         """Takes down what was only there for the meeting."""
-        if self._watch:
-            self._watch.close()
+        self._watch.close()
         self._board.clear()
+        self._siblings.clear()
 
 
-def meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[Bootstrap, Kept]:
+def meet(
+    position: Position, board: Board, siblings: Siblings, environ: Mapping[str, str]
+) -> tuple[Bootstrap, Kept]:
     """Returns this rank's bootstrap and what has to live as long as the job.
 
     Raises UsageError on every rank when the ranks are not numbered host by host, or one of them
@@ -114,11 +79,15 @@ def meet(position: Position, board: Board, environ: Mapping[str, str]) -> tuple[
         if position.problem:
             raise UsageError(position.problem)
         key = _given_key(environ)
-    return _meet(position, board, environ, key)
+    return _meet(position, board, siblings, environ, key)
 
 
 def _meet(
-    position: Position, board: Board, environ: Mapping[str, str], key: bytes | None
+    position: Position,
+    board: Board,
+    siblings: Siblings,
+    environ: Mapping[str, str],
+    key: bytes | None,
 ) -> tuple[Bootstrap, Kept]:
     if not position.is_on_one_host and position.local_rank == 0:
         board.add_host(HostEntry(position.rank, position.local_size, socket.gethostname()))
@@ -129,15 +98,18 @@ def _meet(
         board.publish(json.dumps(words))
     else:
         words = _parse(board.read())
+        if left := board.problem():  # then rank 0 may be where it says no more
+            raise ToldError(left)
     if problem := words.get("problem"):
         if position.rank == 0:  # what it wrote ends with this process, and the others look rarely
             time.sleep(_LINGER_S)
         raise ToldError(problem)
     with _telling(board, position):
         found = _bootstrap(position, words, key, listen_fd, environ)
-    # The others may have gone on to where it says by now, and look at the board no more.
-    watch = ProblemWatch(found, board.problem) if position.rank == 0 else None
-    return found, Kept(board, store, watch)
+    # The others may have gone on to where it says by now, and look at the board no more. One rank
+    # does so for all; but only those of a host know what is left to them alone.
+    look = board.problem if position.rank == 0 else siblings.problem
+    return found, Kept(board, siblings, store, ProblemWatch(found, look, board.clear))
 
 
 @contextlib.contextmanager

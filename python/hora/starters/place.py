@@ -108,6 +108,15 @@ def require_all(environ: Mapping[str, str], names: Sequence[str], who: str) -> N
         )
 
 
+def require_alike(environ: Mapping[str, str], pairs: Mapping[str, str], who: str) -> None:
+    """Raises UsageError where a variable and the one that says the same again do not agree."""
+    for name, again in pairs.items():
+        if name in environ and environ.get(again, environ[name]) != environ[name]:
+            raise UsageError(
+                f"{name}={environ[name]!r}, but {again}={environ[again]!r}: {who} sets both alike"
+            )
+
+
 def read_position(
     environ: Mapping[str, str], names: Sequence[str], launcher: str, how_by_host: str
 ) -> Position:

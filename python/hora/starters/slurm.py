@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from hora.errors import UsageError
-from hora.starters.place import MAX_SIZE, Position, require_all, whole_number
+from hora.starters.place import MAX_SIZE, Position, require_alike, require_all, whole_number
 
 STEP = "SLURM_STEP_ID"
 _PLACE = (
@@ -14,8 +14,12 @@ _PLACE = (
     "SLURM_JOB_ID",
 )  # fmt: skip
 _RESTARTS = "SLURM_RESTART_COUNT"
-SOURCES = (STEP, *_PLACE, _RESTARTS)
+# Only srun sets these: neither sbatch for its script nor salloc for its shell.
+_OF_STEPS = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST")
+# What srun says a second time.
 _OLD_NAMES = {STEP: "SLURM_STEPID", "SLURM_JOB_ID": "SLURM_JOBID"}
+_AGAIN = {**_OLD_NAMES, "SLURM_NTASKS": "SLURM_STEP_NUM_TASKS"}
+SOURCES = (STEP, *_PLACE, _RESTARTS, *_OF_STEPS, *_OLD_NAMES.values())
 _MOST = (1 << 32) - 1
 _FIRST_RESERVED = 0xFFFFFFF0  # the batch script, an interactive shell, …: no step of srun's
 _HOW_BY_HOST = "srun --distribution=block does so (-m block; not cyclic, plane or arbitrary)"
@@ -24,20 +28,30 @@ _HOW_BY_HOST = "srun --distribution=block does so (-m block; not cyclic, plane o
 def is_step(environ: Mapping[str, str]) -> bool:
     """Whether srun started this process; not so in the script of sbatch or the shell of salloc.
 
-    Raises UsageError for a step that is no number.
+    Raises UsageError for a step that is no number, or is not named.
     """
     step = environ.get(STEP)
-    if step is None or "SLURM_PROCID" not in environ or step in ("batch", "interactive", "extern"):
+    if step in ("batch", "interactive", "extern"):
+        return False
+    if step is None or "SLURM_PROCID" not in environ:
+        if all(name in environ for name in _OF_STEPS):
+            require_all(environ, (STEP, *_PLACE), "srun")
         return False
     return whole_number(STEP, step, 0, _MOST) < _FIRST_RESERVED
 
 
+def is_perhaps_step(environ: Mapping[str, str]) -> bool:
+    """Whether srun seems to have started it, whatever is missing or garbage."""
+    return STEP in environ or all(name in environ for name in _OF_STEPS)
+
+
 def slurm_position(environ: Mapping[str, str]) -> Position:
-    """Raises UsageError for a missing or bad variable."""
+    """Raises UsageError for a missing or bad variable, or two that contradict each other."""
     require_all(environ, (STEP, *_PLACE), "srun")
     size = whole_number("SLURM_NTASKS", environ["SLURM_NTASKS"], 1, MAX_SIZE)
     rank = whole_number("SLURM_PROCID", environ["SLURM_PROCID"], 0, size - 1)
     sizes = tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"], size)
+    require_alike(environ, _AGAIN, "srun")
     node = whole_number("SLURM_NODEID", environ["SLURM_NODEID"], 0, len(sizes) - 1)
     local_size = sizes[node]
     local_rank = whole_number("SLURM_LOCALID", environ["SLURM_LOCALID"], 0, local_size - 1)
@@ -55,12 +69,13 @@ def slurm_job(environ: Mapping[str, str]) -> str:
     """A name that only this step has, and only until its job is requeued. Raises UsageError."""
     require_all(environ, (STEP, "SLURM_JOB_ID"), "srun")
     job = whole_number("SLURM_JOB_ID", environ["SLURM_JOB_ID"], 1, _MOST)
+    step = whole_number(STEP, environ[STEP], 0, _MOST)
     cluster = re.sub(r"[^A-Za-z0-9_-]", "_", environ.get("SLURM_CLUSTER_NAME", ""))[:64]
     restarts = whole_number(_RESTARTS, environ.get(_RESTARTS, "0"), 0, _MOST)
-    return f"slurm-{cluster}-{job}.{int(environ[STEP])}.{restarts}"
+    return f"slurm-{cluster}-{job}.{step}.{restarts}"
 
 
-def by_old_names(environ: Mapping[str, str]) -> dict[str, str]:
+def by_second_names(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables with the step's and job's numbers as srun says them a second time.
 
     Good enough to find the others where the first time was garbage. How often the job was started

@@ -5,23 +5,38 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 from hora.errors import HoraError, PeerFailedError, UsageError
-from hora.starters.meeting import HostEntry, Kept, ToldError, meet
-from hora.starters.place import Bootstrap, alone, read_position, require_all, whole_number
+from hora.starters.board import HostEntry, ToldError
+from hora.starters.meeting import Kept, meet
+from hora.starters.place import (
+    MAX_SIZE,
+    Bootstrap,
+    Position,
+    alone,
+    read_position,
+    require_all,
+    whole_number,
+)
+from hora.starters.siblings import Siblings
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ALL = (*PLACE, "MASTER_ADDR", "MASTER_PORT")
-_ELASTIC = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE")
-SOURCES = (*_ALL, *_ELASTIC)
+_RUN, _RESTARTS = "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+_NODES = "GROUP_WORLD_SIZE"
+SOURCES = (*_ALL, _RUN, _RESTARTS, _AGENT_STORE, _NODES)
 _SILENT_S = 2.0
+# torchrun has its store before it starts the ranks: where nobody listens, nobody will.
+_AGENT_LIMIT_S = 3.0
 _FIRST_LOOK_S = 0.005
 _LOOK_EVERY_S = 0.1
 _MESSAGE_S = 1.0
@@ -39,9 +54,12 @@ def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap
     Raises UsageError for a bad variable, PeerFailedError when the ranks do not meet.
     """
     require_all(environ, _ALL, "torchrun and horarun each")
-    address, port = _master(environ)
+    siblings = _siblings(environ)
     try:
-        position = read_position(environ, PLACE, "torchrun", _HOW_BY_HOST)
+        address, port = _master(environ)
+        position = _position(environ)
+        if position.size > 1:
+            siblings.check(_where(environ))
     except UsageError as error:
         with contextlib.suppress(OSError, RuntimeError, ImportError):
             leave_problem(environ, f"a process on {socket.gethostname()} cannot join: {error}")
@@ -49,19 +67,25 @@ def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap
     rank, size = position.rank, position.size
     if size == 1:
         return alone("torchrun"), None
-    hosts_store = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    has_agent = environ.get(_AGENT_STORE) == "True"
     try:
-        store = _open_store(address, port, size, hosts_store, timeout)
-        return meet(position, TorchBoard(store, _prefix(environ), size, timeout), environ)
+        store = _open_store(
+            address, port, size,
+            is_host=rank == 0 and not has_agent, timeout=timeout, has_agent=has_agent,
+        )  # fmt: skip
+        board = TorchBoard(store, _prefix(environ), size, timeout, siblings.problem)
+        return meet(position, board, siblings, environ)
     except ImportError as error:
         raise UsageError(f"RANK={rank} is set, but torch cannot be imported: {error}") from error
     except HoraError:
         raise
     except RuntimeError as error:
-        raise PeerFailedError(
+        problem = (
             f"rank {rank} of {size} could not meet the others at MASTER_ADDR:MASTER_PORT="
             f"{address}:{port} within {timeout:g} s: {str(error).splitlines()[0]}"
-        ) from error
+        )
+        siblings.leave_problem(f"a process on {socket.gethostname()} cannot join: {problem}")
+        raise PeerFailedError(problem) from error
 
 
 def leave_problem(environ: Mapping[str, str], text: str) -> None:
@@ -69,10 +93,33 @@ def leave_problem(environ: Mapping[str, str], text: str) -> None:
 
     Raises UsageError, OSError, RuntimeError or ImportError when it cannot.
     """
+    _siblings(environ).leave_problem(text)
     address, port = _master(environ)
     socket.create_connection((address, port), timeout=_MESSAGE_S).close()
-    store = _open_store(address, port, 1, False, _MESSAGE_S)
+    store = _open_store(address, port, 1, is_host=False, timeout=_MESSAGE_S, has_agent=True)
     TorchBoard(store, _prefix(environ), 1, _MESSAGE_S).leave_problem(text)
+
+
+def _position(environ: Mapping[str, str]) -> Position:
+    position = read_position(environ, PLACE, "torchrun", _HOW_BY_HOST)
+    nodes = whole_number(_NODES, environ.get(_NODES, "1"), 1, MAX_SIZE)
+    if nodes > position.size:
+        raise UsageError(
+            f"WORLD_SIZE={position.size} with {_NODES}={nodes}: torchrun starts at least one rank "
+            "on each node"
+        )
+    return position
+
+
+def _siblings(environ: Mapping[str, str]) -> Siblings:
+    """Without a torchrun, the ranks' common parent may be a shell that has started several jobs."""
+    return Siblings(os.getppid() if _RUN in environ else 0, environ.get(_RESTARTS, "0"))
+
+
+def _where(environ: Mapping[str, str]) -> str:
+    """All that makes ranks find each other."""
+    return ", ".join(f"{name}={environ[name]}" for name in ("MASTER_ADDR", "MASTER_PORT", _RUN)
+                     if name in environ)  # fmt: skip
 
 
 def _master(environ: Mapping[str, str]) -> tuple[str, int]:
@@ -85,42 +132,44 @@ def _master(environ: Mapping[str, str]) -> tuple[str, int]:
 
 def _prefix(environ: Mapping[str, str]) -> str:
     """Of the keys of this run of the job, and no other."""
-    run = environ.get("TORCHELASTIC_RUN_ID", "none")
-    return f"hora/{run}/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    return f"hora/{environ.get(_RUN, 'none')}/{environ.get(_RESTARTS, '0')}"
 
 
-def _open_store(address: str, port: int, size: int, is_host: bool, timeout: float) -> Any:
+def _open_store(
+    address: str, port: int, size: int, *, is_host: bool, timeout: float, has_agent: bool
+) -> Any:
     distributed: Any = importlib.import_module("torch.distributed")
     if not is_host:
-        timeout = max(1.0, timeout - _await_listener(address, port, timeout))
+        limit_s = min(timeout, _AGENT_LIMIT_S) if has_agent else timeout
+        timeout = max(1.0, timeout - _await_listener(address, port, limit_s, has_agent))
     # multi_tenant: torch.distributed.init_process_group may want the same port later.
     options = {"wait_for_workers": False, "multi_tenant": True}
     limit = timedelta(seconds=timeout)
     return distributed.TCPStore(address, port, size, is_host, limit, **options)
 
 
-def _await_listener(address: str, port: int, timeout: float) -> float:
+def _await_listener(address: str, port: int, timeout: float, has_agent: bool) -> float:
     """Waits, and after a while says so, until somebody listens there; returns the seconds it took.
 
     torch's store would wait in silence, and end with a native backtrace. Raises RuntimeError.
     """
     began = time.monotonic()
+    who = "torchrun" if has_agent else "the process of RANK=0"
     is_told = False
     while True:
+        left_s = began + timeout - time.monotonic()
         try:
-            with socket.create_connection((address, port), timeout=timeout):
+            with socket.create_connection((address, port), timeout=max(_LOOK_EVERY_S, left_s)):
                 return time.monotonic() - began
         except OSError as error:
             waited = time.monotonic() - began
             problem = error.strerror or str(error)
         if waited >= timeout:
-            raise RuntimeError(
-                f"nobody listens there ({problem}); is the process of RANK=0 running?"
-            )
+            raise RuntimeError(f"nobody listens there ({problem}); is {who} running there?")
         if waited > _SILENT_S and not is_told:
             is_told = True
             print(
-                f"hora: still waiting for rank 0 at MASTER_ADDR:MASTER_PORT={address}:{port} "
+                f"hora: still waiting for {who} at MASTER_ADDR:MASTER_PORT={address}:{port} "
                 f"({problem}); gives up in {timeout - waited:.0f} s",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
@@ -131,11 +180,19 @@ class TorchBoard:
     """A ``Board`` in torch's TCPStore.
 
     Every wait ends ``timeout`` seconds after the board was made (RuntimeError), or with ToldError
-    when somebody leaves a problem. The last reader takes rank 0's words out again, because they may
-    hold the key.
+    when somebody leaves a problem, here or ``elsewhere``. The last reader takes rank 0's words out
+    again, because they may hold the key.
     """
 
-    def __init__(self, store: Any, prefix: str, size: int, timeout: float) -> None:
+    def __init__(
+        self,
+        store: Any,
+        prefix: str,
+        size: int,
+        timeout: float,
+        elsewhere: Callable[[], str] = str,
+    ) -> None:
+        self._elsewhere = elsewhere
         self._store = store
         self._prefix = prefix
         self._size = size
@@ -175,7 +232,11 @@ class TorchBoard:
     def problem(self) -> str:
         """Asks the store; any thread."""
         where = f"{self._prefix}/problem"
-        return bytes(self._store.get(where)).decode() if self._store.check([where]) else ""
+        if self._store.check([where]):
+            return bytes(self._store.get(where)).decode()
+        if problem := self._elsewhere():
+            self.leave_problem(problem)
+        return problem
 
     def clear(self) -> None:
         """Nothing: the store ends with the job."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bare import BARE
 from hosts import Hosts
 from hosts import why_impossible as why_no_hosts
 from ranks import check_ranks, rank_words
@@ -49,6 +50,54 @@ def test_ranks_of_mpirun_meet(family, tmp_path, meeting):
     assert done.returncode == 0, done.stdout + done.stderr
     check_ranks(tmp_path, [4], family)
     assert list((tmp_path / "jobs").iterdir()) == []
+
+
+_WITH_GARBAGE = f"""
+import os, sys, time
+{BARE}
+folder, name, value, last = sys.argv[1:]
+rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"]
+begun = time.monotonic()
+if rank == last:
+    os.environ.pop(name, None)
+    if value:
+        os.environ[name] = value
+try:
+    hvd.init()
+except hvd.HoraError as error:
+    with open(f"{{folder}}/error.{{rank}}", "w") as out:
+        out.write(f"{{time.monotonic() - begun}} {{error}}")
+    # Who leaves first has its mpirun end the others.
+    while len([one for one in os.listdir(folder) if one[:5] == "error"]) < 4:
+        time.sleep(0.02)
+        if time.monotonic() - begun > 8:
+            break
+    sys.exit(1)
+sys.exit("nobody noticed")
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "value", "last", "words"),
+    [
+        ("openmpi", "PMIX_NAMESPACE", "65537", "3", "PMIX_NAMESPACE='65537', but OMPI_MCA"),
+        ("openmpi", "PMIX_NAMESPACE", "", "3", "PMIX_NAMESPACE not set although"),
+        ("openmpi", "OMPI_COMM_WORLD_SIZE", "9", "3", "OMPI_COMM_WORLD_SIZE='9', but OMPI_MCA"),
+        ("openmpi", "HORA_JOB_ID", "a b", "0", "HORA_JOB_ID='a b' is not 1 to 64"),
+        ("openmpi", "HORA_RENDEZVOUS_DIR", "/tmp", "1", "HORA_RENDEZVOUS_DIR names another"),
+        ("mpich", "PMI_SIZE", "", "3", "PMI_SIZE not set although"),
+        ("mpich", "HORA_RENDEZVOUS_DIR", "/proc/1/none", "1", "HORA_RENDEZVOUS_DIR names another"),
+    ],
+    indirect=["family"],
+)
+def test_garbage_of_one_rank_is_told_to_all(family, tmp_path, meeting, name, value, last, words):
+    program = [sys.executable, "-c", _WITH_GARBAGE, str(tmp_path), name, value, last]
+    done = run([f"mpirun.{family}", *OPTIONS[family], "-np", "4", *program], meeting)
+    found = [path.read_text().partition(" ") for path in tmp_path.glob("error.*")]
+    print(found)
+    assert len(found) == 4, done.stdout + done.stderr
+    assert all(words in text for _, _, text in found), found
+    assert max(float(seconds) for seconds, _, _ in found) < 5
 
 
 def path_to(family: str, folder: Path) -> str:

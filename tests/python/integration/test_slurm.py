@@ -58,7 +58,10 @@ _WITH_GARBAGE = f"""
 import os, sys, time
 {BARE}
 if os.environ["SLURM_PROCID"] == "3":
-    os.environ.update([sys.argv[2].split("=")])
+    name, _, value = sys.argv[2].partition("=")
+    del os.environ[name]
+    if value:
+        os.environ[name] = value
 number, begun = os.environ["SLURM_LOCALID"] + os.environ["SLURM_NODEID"], time.monotonic()
 try:
     hvd.init()
@@ -69,10 +72,18 @@ except hvd.HoraError as error:
 
 
 @pytest.mark.parametrize(
-    "garbage", ["SLURM_NTASKS=many", "SLURM_PROCID=x", "HORA_HEARTBEAT_SECONDS=soon", "another key"]
-)
+    "garbage",
+    ["SLURM_NTASKS=many", "SLURM_PROCID=x", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_STEP_ID=9",
+     "SLURM_JOB_ID=4242", "SLURM_RESTART_COUNT=3", "HORA_RENDEZVOUS_DIR=/tmp",
+     "HORA_RENDEZVOUS_DIR=elsewhere", "HORA_HEARTBEAT_SECONDS=soon", "another key"],
+)  # fmt: skip
 def test_garbage_of_one_rank_is_told_to_all(slurm, tmp_path, meeting, garbage):
-    """By a note in the folder, and from there through the store to those who have gone on."""
+    """By a note in the folder, and from there through the store to those who have gone on.
+
+    Who looks for the others in another place leaves it where those of its host do find it.
+    """
+    garbage = garbage.replace("elsewhere", str(tmp_path / "elsewhere"))
+    meeting |= {"HORA_HEARTBEAT_SECONDS": "3", "SLURM_RESTART_COUNT": "0"}
     if garbage == "another key":
         for name, digits in (("key", "7b"), ("other", "7c")):
             (tmp_path / name).touch(0o600)
@@ -86,8 +97,9 @@ def test_garbage_of_one_rank_is_told_to_all(slurm, tmp_path, meeting, garbage):
     print(found)
     assert len(found) == 4
     assert max(float(seconds) for seconds, _, _ in found) < 5
-    name = garbage.partition("=")[0]
-    assert all(name in words for _, _, words in found)
+    name, _, value = garbage.partition("=")
+    told = ("was told", value) if value in ("3", str(tmp_path / "elsewhere")) else (name, value)
+    assert all(told[0] in words and told[1] in words for _, _, words in found)
 
 
 def test_ranks_that_go_round_the_nodes_are_refused(slurm, tmp_path, meeting):

@@ -56,7 +56,7 @@ import torch.distributed  # which takes its time
 {BARE}
 rank, begun = os.environ["RANK"], time.monotonic()
 if rank == "3":
-    os.environ["RANK"] = "soon"
+    os.environ.update([sys.argv[2].split("=")])
 try:
     hvd.init()
 except hvd.HoraError as error:
@@ -71,17 +71,27 @@ except hvd.HoraError as error:
 """
 
 
-def test_garbage_of_one_rank_is_told_to_all(two, tmp_path):
+@pytest.mark.parametrize(
+    ("garbage", "words"),
+    [
+        ("RANK=soon", "RANK='soon' is not a whole number"),
+        ("GROUP_WORLD_SIZE=5", "WORLD_SIZE=4 with GROUP_WORLD_SIZE=5"),
+        ("MASTER_ADDR=no.such.host", "MASTER_ADDR=no.such.host"),
+        ("MASTER_PORT=1", "MASTER_PORT=1"),
+        ("TORCHELASTIC_RUN_ID=other", "TORCHELASTIC_RUN_ID=other"),
+    ],
+)
+def test_garbage_of_one_rank_is_told_to_all(two, tmp_path, garbage, words):
     common = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "2", "--master-port", "29501")
     common = (*common, "--master-addr", two.address("h1"), "--node-rank")
-    program = (sys.executable, "-c", _WITH_GARBAGE, str(tmp_path))
+    program = (sys.executable, "-c", _WITH_GARBAGE, str(tmp_path), garbage)
     env = {"OMP_NUM_THREADS": "1"}
     jobs = [two.start(f"h{node + 1}", [*common, str(node), *program], env) for node in range(2)]
     said = [job.communicate(timeout=DEADLINE_S) for job in jobs]
     found = [path.read_text().partition(" ") for path in tmp_path.glob("error.*")]
     print(found)
     assert len(found) == 4, said
-    assert all("RANK='soon' is not a whole number" in words for _, _, words in found)
+    assert all(words in text for _, _, text in found)
     assert max(float(seconds) for seconds, _, _ in found) < 5
 
 

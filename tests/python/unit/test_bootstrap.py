@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import hora
@@ -17,6 +18,7 @@ import pytest
 from hora import bootstrap
 from hora.bootstrap import Bootstrap, detect
 from hora.errors import HoraError, UsageError
+from hora.starters import torchrun
 
 TIMEOUT_S = 5.0
 KEY = "ab" * 32
@@ -296,3 +298,18 @@ def test_a_peer_that_never_comes_is_named_in_time():
         HoraError, match=f"rank 1 of 2 could not meet .*127.0.0.1:{port} within 1 s"
     ):
         detect(environ, timeout=1)
+
+
+@needs_torch
+def test_a_store_that_torchrun_has_not_is_given_up_soon(monkeypatch):
+    """It is there before the ranks are; a rank 0 that hosts it itself may be late."""
+    monkeypatch.setattr(torchrun, "_AGENT_LIMIT_S", 0.1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environ = {**TORCHRUN, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+        environ.update(LOCAL_WORLD_SIZE="2", MASTER_PORT=str(probe.getsockname()[1]))
+        environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+        begun = time.monotonic()
+        with pytest.raises(HoraError, match=r"Connection refused.*is torchrun running there"):
+            detect(environ, timeout=60)
+    assert time.monotonic() - begun < 50

@@ -13,8 +13,9 @@ from hora import bootstrap, runtime
 from hora.bootstrap import detect
 from hora.errors import HoraError, UsageError
 from hora.starters import file_board, problem_watch
+from hora.starters.board import HostEntry, ToldError
 from hora.starters.file_board import FileBoard
-from hora.starters.meeting import HostEntry, ToldError
+from hora.starters.siblings import Siblings
 from hora.starters.slurm import tasks_per_node
 
 OPEN_MPI = {
@@ -221,6 +222,56 @@ def test_a_job_that_is_garbage_in_one_task_is_told_to_all(tmp_path, name):
         detect({**common, name: "x/"}, timeout=0)
     with pytest.raises(UsageError, match=f"a process on .* cannot join: {name}='x/'"):
         detect({**common, **OTHER[True]}, timeout=20)
+
+
+def test_a_job_that_is_said_twice_must_be_the_same():
+    for name, again in (("SLURM_JOB_ID", "SLURM_JOBID"), ("SLURM_STEP_ID", "SLURM_STEPID")):
+        with pytest.raises(UsageError, match=f"{name}='[70]', but {again}='8': srun sets both"):
+            detect({**SLURM, again: "8"}, timeout=0)
+    ours = {**OPEN_MPI, "PMIX_NAMESPACE": "prterun-h-1@1"}
+    with pytest.raises(UsageError, match="is no job of the mpirun whose daemon is 'prterun-h-2@0'"):
+        detect({**ours, "PMIX_SERVER_URI2": "prterun-h-2@0.0;tcp4://127.0.0.1:1"}, timeout=0)
+
+
+@pytest.mark.parametrize("again", ["OMPI_MCA_orte_ess_num_procs", "OMPI_WORLD_SIZE"])
+def test_a_world_of_one_by_mistake(again):
+    one = {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", again: "4"}
+    with pytest.raises(UsageError, match=f"OMPI_COMM_WORLD_SIZE='1', but {again}='4'"):
+        detect({**OPEN_MPI, **one}, timeout=0)
+
+
+def test_a_step_without_its_number_is_no_single_process():
+    """Only srun sets the nodes of a step: it is neither a script of sbatch nor a shell."""
+    step = {**SLURM, "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}
+    for name in ("SLURM_PROCID", "SLURM_STEP_ID"):
+        with pytest.raises(UsageError, match=f"{name} not set although"):
+            detect({key: value for key, value in step.items() if key != name}, timeout=0)
+
+
+def test_siblings_hear_whatever_job_they_look_for(tmp_path):
+    siblings = [Siblings(os.getppid(), tmp_path.name) for _ in range(2)]
+    siblings[0].check("job 1")
+    siblings[1].check("job 1")
+    with pytest.raises(UsageError, match=r"this rank was told job 2; .* was told job 1"):
+        siblings[1].check("job 2")
+    siblings[1].leave_problem("no disk")
+    common = {"HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
+    with pytest.raises(ToldError, match="no disk"):
+        FileBoard("job", common, 20, siblings[0].problem).read()
+    assert board(tmp_path / "jobs").problem() == "no disk", "for those on other hosts"
+    assert Siblings(os.getppid(), f"{tmp_path.name} again").problem() == ""
+    siblings[0].clear()
+
+
+def test_siblings_without_a_launcher_or_a_folder_are_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1 << 30)  # whose folder this user cannot have
+    for one in (Siblings(0), Siblings(os.getppid(), tmp_path.name)):
+        one.check("job 1")
+        one.check("job 2")
+        one.leave_problem("no disk")
+        assert one.problem() == ""
+        one.clear()
+    os.rmdir(f"/tmp/hora-{1 << 30}")
 
 
 def test_another_key_is_told_to_all(tmp_path):
