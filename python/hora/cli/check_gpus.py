@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from hora.cli.check_parts import Finding
@@ -37,11 +38,12 @@ def check_cuda_plugin() -> Finding:
 def gpu_findings(environ: Mapping[str, str]) -> list[Finding]:
     """Nothing here can fail: ranks work without GPUs, too."""
     facts, driver = look(), driver_version()
+    is_wanted = driver is not None  # what is missing is a drawback only where there is a GPU
     return [
         _check_driver(driver),
-        *_check_devices(facts, driver),
-        _check_torch(facts),
-        _check_nccl(facts),
+        *_check_devices(facts, is_wanted),
+        _check_torch(facts, is_wanted),
+        _check_nccl(facts, is_wanted),
         _check_backend(environ.get("HORA_GPU_BACKEND") or "auto", facts),
     ]
 
@@ -53,19 +55,48 @@ def _check_driver(version: str | None) -> Finding:
     return Finding("gpu_driver", "NVIDIA driver", "ok", version)
 
 
-def _check_devices(facts: GpuFacts, driver: str | None) -> list[Finding]:
+def _versions(facts: GpuFacts) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """CUDA of the plugin, and the newest that the driver knows; None where they are not told."""
+    found = re.search(r"CUDA (\d+)\.(\d+), driver (\d+)\.(\d+)", facts.cuda)
+    if found is None:
+        return None
+    own, own_minor, known, known_minor = map(int, found.groups())
+    return (own, own_minor), (known, known_minor)
+
+
+def _newer_driver(cuda: int) -> str:
+    """Which driver CUDA's major version needs; none before it does."""
+    return f"a driver for CUDA {cuda} ({525 if cuda == 12 else 580} or newer)"
+
+
+def _advice_for_devices(facts: GpuFacts) -> str:
+    """What to do about ``facts.problem``, where there is a GPU."""
+    if not has_cuda_plugin():
+        return NO_PLUGIN
+    versions = _versions(facts)
+    if versions is None:  # the plugin itself does not open
+        return "install hora again, on this machine"
+    (own, _), (known, known_minor) = versions
+    if 0 < known < own:
+        return (
+            f"install {_newer_driver(own)}, or hora again with the nvcc of CUDA "
+            f"{known}.{known_minor} or older (12.8 at least)"
+        )
+    return "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus all"
+
+
+def _check_devices(facts: GpuFacts, is_wanted: bool) -> list[Finding]:
     """One for each device that a process sees: with CUDA_VISIBLE_DEVICES, and of slices the first.
 
     What keeps the plugin from seeing any is a drawback only where there is a driver.
     """
-    if not has_cuda_plugin():
-        return [Finding("gpus", "GPUs", "absent", "cannot be used without the CUDA plugin")]
-    if facts.problem:
-        detail = f"{facts.cuda}: {facts.problem}" if facts.cuda else facts.problem
-        if driver is None:
+    if facts.problem or not has_cuda_plugin():
+        detail = "cannot be used without the CUDA plugin"
+        if has_cuda_plugin():
+            detail = f"{facts.cuda}: {facts.problem}" if facts.cuda else facts.problem
+        if not is_wanted:
             return [Finding("gpus", "GPUs", "absent", detail)]
-        advice = "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus all"
-        return [Finding("gpus", "GPUs", "warning", detail, advice)]
+        return [Finding("gpus", "GPUs", "warning", detail, _advice_for_devices(facts))]
     total = Finding("gpus", "GPUs", "ok", f"{len(facts.gpus)} visible; {facts.cuda}")
     return [total] + [
         Finding(
@@ -77,28 +108,36 @@ def _check_devices(facts: GpuFacts, driver: str | None) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _check_torch(facts: GpuFacts) -> Finding:
-    """PyTorch and hora must both know CUDA."""
+def _check_torch(facts: GpuFacts, is_wanted: bool) -> Finding:
+    """PyTorch and hora must both know CUDA, though not the same, and the driver must know both."""
     key, part = "torch_cuda", "PyTorch's CUDA"
     version = cuda_of_torch()
     if version is None:
         return Finding(key, part, "absent", "PyTorch is not installed", "pip install torch")
-    if version:
-        return Finding(key, part, "ok", version)
-    detail = "none: this PyTorch is for CPUs only"
-    if facts.gpus:
-        return Finding(key, part, "warning", detail, "pip install torch, in its build for CUDA")
-    return Finding(key, part, "absent", detail)
+    if not version:
+        detail = "none: this PyTorch is for CPUs only"
+        if is_wanted or facts.gpus:
+            return Finding(key, part, "warning", detail, "pip install torch, in its build for CUDA")
+        return Finding(key, part, "absent", detail)
+    major, versions = int(version.partition(".")[0]), _versions(facts)
+    known = versions[1] if versions else (0, 0)
+    if 0 < known[0] < major:
+        detail = f"{version}, which this driver does not know: it is for CUDA {known[0]}.{known[1]}"
+        advice = f"install PyTorch for CUDA {known[0]}, or {_newer_driver(major)}"
+        return Finding(key, part, "warning", detail, advice)
+    return Finding(key, part, "ok", version)
 
 
-def _check_nccl(facts: GpuFacts) -> Finding:
+def _check_nccl(facts: GpuFacts, is_wanted: bool) -> Finding:
     key, part = "nccl", "NCCL"
-    advice = "pip install nvidia-nccl-cu13 (or -cu12, as your CUDA is), or set HORA_NCCL_LIBRARY"
     if facts.nccl_version >= _OLDEST_NCCL:
         detail = f"{nccl_text(facts.nccl_version)} ({facts.nccl_path})"
         return Finding(key, part, "ok", detail)
+    major = (cuda_of_torch() or "").partition(".")[0]
+    package = f"nvidia-nccl-cu{major}" if major else "nvidia-nccl-cu13 (or -cu12, as your CUDA is)"
+    advice = f"pip install --upgrade {package}, or set HORA_NCCL_LIBRARY; without, GPUs go staged"
     # Where there are GPUs, they go through the host's memory instead.
-    state = "warning" if facts.gpus else "absent"
+    state = "warning" if is_wanted or facts.gpus else "absent"
     if facts.nccl_version:
         detail = (
             f"{nccl_text(facts.nccl_version)} ({facts.nccl_path}) is too old: hora needs "

@@ -43,7 +43,10 @@ GPU 2: NVIDIA A100-SXM4-80GB (UUID: GPU-eeee)
 """
 
 
-def compiled(path: Path, source: str, **macros: int) -> Path:
+OWN, OTHER = "HORA_CUDA_ABI", "(HORA_CUDA_ABI+1)"
+
+
+def compiled(path: Path, source: str, **macros: int | str) -> Path:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     words = ["cc", "-shared", "-fPIC", "-x", "c", "-", f"-I{ROOT / 'csrc'}", "-o", str(path)]
@@ -67,7 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_look_at_devices_and_nccl(folder):
-    compiled(folder / plugins.CUDA_FILE, PLUGIN, DEVICES=2, ABI=1)
+    compiled(folder / plugins.CUDA_FILE, PLUGIN, DEVICES=2, ABI=OWN)
     compiled(folder / "libnccl.so.2", NCCL, VERSION=22809, CODE=0)
     found = gpus.look()
     assert found == gpus.GpuFacts(
@@ -87,9 +90,9 @@ def test_a_look_at_devices_and_nccl(folder):
 @pytest.mark.parametrize(
     ("macros", "problem"),
     [
-        ({"DEVICES": -1, "ABI": 1}, "the driver sleeps"),
-        ({"DEVICES": 0, "ABI": 1}, "none is visible"),
-        ({"DEVICES": 1, "ABI": 2}, "of another version of hora"),
+        ({"DEVICES": -1, "ABI": OWN}, "the driver sleeps"),
+        ({"DEVICES": 0, "ABI": OWN}, "none is visible"),
+        ({"DEVICES": 1, "ABI": OTHER}, "of another version of hora"),
     ],
 )
 def test_why_no_device_can_be_used(folder, macros, problem):
@@ -199,7 +202,8 @@ def test_check_where_all_is_there(monkeypatch):
 
 def test_check_where_hora_was_built_without_nvcc(folder, monkeypatch):
     found = rows(monkeypatch, gpus.look(), plugin=False)
-    assert found["gpus"].state == "absent"
+    assert found["gpus"].state == "warning" and "nvcc 12.8 or newer" in found["gpus"].advice
+    assert rows(monkeypatch, gpus.look(), None, plugin=False)["gpus"].state == "absent"
     monkeypatch.undo()
     monkeypatch.setenv("HORA_PLUGIN_DIRECTORY", str(folder))
     plugin = check_gpus.check_cuda_plugin()
@@ -222,6 +226,46 @@ def test_check_says_what_keeps_a_gpu_from_being_used(monkeypatch):
     assert found["gpu_backend"].state == "warning"
     old = gpus.GpuFacts(READY.cuda, READY.gpus, "", 21503, "/nccl")
     assert "2.15.3 (/nccl) is too old" in rows(monkeypatch, old)["nccl"].detail
+
+
+@pytest.mark.parametrize(
+    ("cuda", "problem", "advice"),
+    [
+        (
+            "CUDA 13.0, driver 12.8", "cudaErrorInsufficientDriver",
+            "install a driver for CUDA 13 (580 or newer), or hora again with the nvcc of CUDA 12.8",
+        ),
+        ("CUDA 12.8, driver 13.0", "no device", "look at nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        ("CUDA 13.0, driver 0.0", "no driver", "look at nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        ("", "hora_cuda.so is of another version of hora", "install hora again, on this machine"),
+    ],
+)  # fmt: skip
+def test_check_says_what_to_install_for_a_gpu_that_cannot_be_used(
+    monkeypatch, cuda, problem, advice
+):
+    found = rows(monkeypatch, gpus.GpuFacts(cuda, (), problem, 22809, "/nccl"))
+    assert found["gpus"].state == "warning" and problem in found["gpus"].detail
+    assert found["gpus"].advice.startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "driver", "state"),
+    [("13.0", "12.8", "warning"), ("12.8", "13.0", "ok"), ("13.2", "13.0", "ok")],
+)
+def test_check_compares_the_cuda_of_pytorch_with_the_driver(monkeypatch, torch_cuda, driver, state):
+    facts = gpus.GpuFacts(f"CUDA 12.8, driver {driver}", (CHIP,), "", 22809, "/nccl")
+    found = rows(monkeypatch, facts, torch_cuda=torch_cuda)["torch_cuda"]
+    assert found.state == state
+    if state == "warning":
+        assert found.advice == (
+            "install PyTorch for CUDA 12, or a driver for CUDA 13 (580 or newer)"
+        )
+
+
+def test_check_names_the_nccl_that_belongs_to_pytorch(monkeypatch):
+    nothing = gpus.GpuFacts("", (), "there is no plugin", 0, "", "no libnccl")
+    found = rows(monkeypatch, nothing, torch_cuda="12.8", plugin=False)["nccl"]
+    assert found.state == "warning" and "nvidia-nccl-cu12, " in found.advice
 
 
 def test_the_probe_needs_nothing_of_hora(tmp_path):
