@@ -7,9 +7,11 @@ threads, in order. ``hold`` keeps a stream from going on, so that a test sees wh
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,8 +60,9 @@ class Gpu:
         library = ctypes.CDLL(str(folder / "hora_cuda.so"), mode=os.RTLD_GLOBAL)
         library.simulated_stream.restype = ctypes.c_void_p
         library.simulated_stream.argtypes = [ctypes.c_int]
-        for name in ("simulated_hold", "simulated_release", "simulated_synchronize"):
-            getattr(library, name).argtypes = [ctypes.c_void_p]
+        for name in ("hold", "release", "synchronize", "begin_capture", "end_capture"):
+            getattr(library, f"simulated_{name}").argtypes = [ctypes.c_void_p]
+        library.simulated_end_capture.restype = ctypes.c_bool
         library.simulated_synchronize.argtypes.append(ctypes.c_int)
         library.simulated_synchronize.restype = ctypes.c_bool
         library.simulated_allocations.restype = ctypes.c_size_t
@@ -94,6 +97,17 @@ class Gpu:
     def release(self, stream: int) -> None:
         """It goes on."""
         self._library.simulated_release(stream)
+
+    @contextlib.contextmanager
+    def capture(self, device: int = 0) -> Iterator[None]:
+        """The current stream is captured; what it gets has to be a valid graph."""
+        stream = self.current(device)
+        self._library.simulated_begin_capture(stream)
+        try:
+            yield
+        finally:
+            valid = self._library.simulated_end_capture(stream)
+        assert valid, "something forbidden was done while the stream was captured"
 
     def synchronize(self, device: int = 0) -> None:
         """Waits until the device is past all that the current stream has got."""

@@ -11,6 +11,7 @@
 
 #include "hora/base/format.h"
 #include "hora/bindings/bind.h"
+#include "hora/bindings/bound_handle.h"
 #include "hora/bindings/device_calls.h"
 #include "hora/bindings/device_use.h"
 #include "hora/bindings/instance.h"
@@ -26,7 +27,7 @@ constexpr Duration kSignalCheckInterval = std::chrono::milliseconds(100);
 
 // Owns what a HoraResult points to.
 struct Operation {
-  std::shared_ptr<Handle> handle;
+  std::shared_ptr<Handle> handle;     // null: it was not submitted
   std::shared_ptr<DeviceUse> device;  // null: the CPU's
   std::string error;
 };
@@ -122,6 +123,11 @@ Result<TensorEntry> EntryOf(const HoraCall& call, const ProcessSet& set) {
   return entry;
 }
 
+std::string Refusal(const HoraCall& call, const Status& status) {
+  const std::string name = *call.name == '\0' ? "" : fmt::format(" '{}'", call.name);
+  return fmt::format("{}{}: {}", ToString(static_cast<OpKind>(call.kind)), name, status.message());
+}
+
 // The GIL is held and stays so, but for the wait. Null: `operation` says why not.
 std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Operation& operation) {
   const std::shared_ptr<Engine> engine = CurrentEngine();
@@ -132,15 +138,14 @@ std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Operation& operation) {
   }
   Result<TensorEntry> entry = EntryOf(call, **set);
   if (!entry) {
-    operation.error = fmt::format("{} '{}': {}", ToString(static_cast<OpKind>(call.kind)),
-                                  call.name, entry.error().message());
+    operation.error = Refusal(call, entry.error());
     return nullptr;
   }
   const Device device = entry->request.params.device;
   if (device.type == DeviceType::kCuda) {
     auto use = DeviceUse::Begin(engine->device(), device.index, PlainStreamQuery(), entry->ready);
     if (!use) {
-      operation.error = use.error().message();
+      operation.error = Refusal(call, use.error());
       return nullptr;
     }
     operation.device = std::move(*use);
@@ -152,13 +157,14 @@ std::shared_ptr<ProcessSet> Submit(const HoraCall& call, Operation& operation) {
   const Status status = (*set)->Submit(std::move(*entry), /*will_wait=*/true);
   if (status.ok()) return std::move(*set);
   if (unnamed) Names().GiveBack(call);
+  operation.handle = nullptr;
   operation.error = status.message();
   return nullptr;
 }
 
-// False when a signal's handler raised. The exception cannot pass through LibTorch, so it is told
-// in the error; a Ctrl-C is raised again as soon as Python runs.
-bool WaitFor(ProcessSet& set, Operation& operation) {
+// Ends early when a signal's handler raised. The exception cannot pass through LibTorch, so it is
+// told in the error; a Ctrl-C is raised again as soon as Python runs.
+void WaitFor(ProcessSet& set, Operation& operation) {
   const Handle& handle = *operation.handle;
   while (!handle.done()) {
     {
@@ -169,13 +175,12 @@ bool WaitFor(ProcessSet& set, Operation& operation) {
     const py::error_already_set raised;
     operation.error = fmt::format("'{}' was interrupted: {}", handle.name(), raised.what());
     if (raised.matches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
-    return false;
+    return;
   }
   operation.error = handle.status().message();
-  if (operation.device == nullptr) return true;
+  if (operation.device == nullptr) return;
   const auto followed = operation.device->Follow(handle.outcome().on_device);
   if (!followed && operation.error.empty()) operation.error = followed.error().message();
-  return true;
 }
 
 void Run(const HoraCall* call, HoraResult* result) {
@@ -183,11 +188,13 @@ void Run(const HoraCall* call, HoraResult* result) {
   auto operation = std::make_unique<Operation>();
   try {
     if (const std::shared_ptr<ProcessSet> set = Submit(*call, *operation)) {
-      result->running = !WaitFor(*set, *operation);
+      WaitFor(*set, *operation);
     }
   } catch (const std::exception& failure) {  // not initialised
     operation->error = failure.what();
   }
+  const Handle* const handle = operation->handle.get();
+  result->in_use = handle != nullptr && UsesOperands(*handle, operation->device.get());
   if (!operation->error.empty()) {
     result->error = operation->error.c_str();
   } else if (!operation->handle->gathered().empty()) {
@@ -197,6 +204,12 @@ void Run(const HoraCall* call, HoraResult* result) {
     result->row_count = gathered.rows_by_rank().size();
   }
   result->owner = operation.release();
+}
+
+void Keep(HoraResult* result, void* tensors, void (*drop)(void* tensors)) {
+  const py::gil_scoped_acquire gil;
+  const auto& operation = *static_cast<Operation*>(result->owner);
+  KeepOperands(operation.handle, operation.device, py::capsule(tensors, drop));
 }
 
 Status CopyInStream(DeviceUse& device, const Gathered& from, void* to) {
@@ -244,6 +257,7 @@ bool FindPlace(std::int32_t process_set, std::int32_t* rank, std::int32_t* size)
 constexpr HoraEngineApi kApi{.version = HORA_ENGINE_API_VERSION,
                              .place = FindPlace,
                              .run = Run,
+                             .keep = Keep,
                              .fetch = Fetch,
                              .release = Release};
 

@@ -70,6 +70,18 @@ TimePoint DeadlineAfter(std::optional<double> seconds) {
 
 }  // namespace
 
+bool UsesOperands(const Handle& handle, const DeviceUse* device) {
+  if (!handle.done()) return true;
+  if (device == nullptr) return false;
+  if (device->is_followed()) return EndsWithEngine(handle);
+  return !IsThrough(handle, *device);
+}
+
+void KeepOperands(std::shared_ptr<Handle> handle, std::shared_ptr<DeviceUse> device,
+                  py::object operands) {
+  Orphans().push_back({std::move(handle), std::move(operands), py::object(), std::move(device)});
+}
+
 void ReleaseFinishedOrphans() {
   // Moved out first: dropping a tensor may run Python code that comes back here.
   std::vector<Orphan> finished;
@@ -98,11 +110,8 @@ BoundHandle::BoundHandle(std::shared_ptr<ProcessSet> set, std::shared_ptr<Handle
 
 BoundHandle::~BoundHandle() {
   if (handle_ == nullptr) return;
-  if (handle_->done()) {
-    if (device_ == nullptr || !input_) return;
-    if (device_->is_followed() && !EndsWithEngine(*handle_)) return;
-    if (IsThrough(*handle_, *device_)) return;
-  }
+  if (handle_->done() && !input_) return;  // let go before
+  if (!UsesOperands(*handle_, device_.get())) return;
   Orphans().push_back(
       {std::move(handle_), std::move(input_), std::move(output_), std::move(device_)});
 }

@@ -46,6 +46,12 @@ class BoundHandle {
   std::shared_ptr<DeviceUse> device_;
 };
 
+// Whether the engine or a device may still use the operands of an operation; `device` is null for
+// those of the CPU. With the GIL held, as for those below.
+bool UsesOperands(const Handle& handle, const DeviceUse* device);
+// Keeps them until that is over.
+void KeepOperands(std::shared_ptr<Handle> handle, std::shared_ptr<DeviceUse> device,
+                  pybind11::object operands);
 // Lets go of what dropped operations have kept, as far as those are done.
 void ReleaseFinishedOrphans();
 

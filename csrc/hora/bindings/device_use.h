@@ -16,7 +16,8 @@ namespace hora::bindings {
 class DeviceUse {
  public:
   // The rank works on GPU `index` from now on; the operation is to come after `ready`, which is all
-  // that the caller's current stream has got so far. The errors are those of RankDevice. Opening
+  // that the caller's current stream has got so far. The errors are those of RankDevice, and
+  // kInvalidArgument, with nothing done, where that stream is being captured into a graph. Opening
   // the driver, once in a process, gives up the GIL.
   static Result<std::shared_ptr<DeviceUse>> Begin(RankDevice& device, int index, StreamQuery query,
                                                   EventPool::Lease& ready);
@@ -27,7 +28,8 @@ class DeviceUse {
 
   enum class Order { kOnSubmitter, kElsewhere };
   // What the caller's current stream gets from now on comes after `event`; null: after anything.
-  // `known`: that stream already waits for this event, if it is the same.
+  // `known`: that stream already waits for this event, if it is the same. kInvalidArgument, with
+  // nothing done: it is being captured into a graph.
   Result<Order> Follow(const EventPool::Lease& event, DeviceEvent known = {});
   // Whether the stream of the submission has been made to come after the event.
   bool is_followed() const { return is_followed_; }

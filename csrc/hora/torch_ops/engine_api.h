@@ -8,7 +8,7 @@
 extern "C" {
 
 // Counts changes of anything below. Both libraries come from one build; this notices when not.
-#define HORA_ENGINE_API_VERSION 2
+#define HORA_ENGINE_API_VERSION 3
 
 // Dense and row-major; dtype as in hora/tensor/dtype.h.
 struct HoraTensor {
@@ -20,7 +20,7 @@ struct HoraTensor {
 };
 
 // One blocking operation; of a GPU's tensors, in the order of the current stream. All memory is the
-// caller's, and need only last for the call.
+// caller's, and need only last for the call, but for that of the tensors: see HoraResult::in_use.
 struct HoraCall {
   const char* name;
   int32_t kind;       // hora/tensor/op_kind.h
@@ -40,7 +40,7 @@ struct HoraCall {
 struct HoraResult {
   void* owner;
   const char* error;    // null when it went well
-  bool running;         // a signal ended the wait: the tensors must never be freed
+  bool in_use;          // a signal ended the wait, or the group is lost: `keep` the tensors
   size_t bytes;         // allgather, alltoall: of the first tensor's result; see `fetch`
   const int64_t* rows;  // allgather, alltoall: from each rank of the set
   size_t row_count;
@@ -52,6 +52,8 @@ struct HoraEngineApi {
   // This rank's place in a process set and the size of the set; false when it is in none such.
   bool (*place)(int32_t process_set, int32_t* rank, int32_t* size);
   void (*run)(const HoraCall* call, HoraResult* result);
+  // Calls drop(tensors) when neither the engine nor a device uses the operation's tensors any more.
+  void (*keep)(HoraResult* result, void* tensors, void (*drop)(void* tensors));
   // Copies those bytes, in rank order, to memory of the device that the tensor is on. False: not;
   // `error` says why.
   bool (*fetch)(HoraResult* result, void* to);

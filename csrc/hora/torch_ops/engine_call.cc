@@ -115,9 +115,10 @@ class Call {
     call_.splits = splits.data();
     call_.split_count = splits.size();
     Api().run(&call_, &result_);
-    if (result_.running) {  // leaked on purpose: the engine goes on writing
-      new std::vector<Tensor>(inputs_);
-      new std::vector<Tensor>(outputs_);
+    if (result_.in_use) {
+      using Tensors = std::pair<std::vector<Tensor>, std::vector<Tensor>>;
+      const auto drop = [](void* tensors) { delete static_cast<Tensors*>(tensors); };
+      Api().keep(&result_, new Tensors(inputs_, outputs_), drop);
     }
     if (result_.error != nullptr) throw std::runtime_error(result_.error);
     return result_;

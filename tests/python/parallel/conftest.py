@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import simulated_gpu
 import torch
 
 
@@ -38,6 +39,45 @@ def group(pytestconfig):
 @pytest.fixture
 def hvd(group):
     return group
+
+
+@pytest.fixture(scope="module", params=["staged", "nccl"])
+def devices(group, request):
+    """The group anew, with simulated devices: one that all ranks share, or one for each."""
+    from hora import _core
+
+    folder, nccl = simulated_gpu.plugin_folder(), simulated_gpu.fake_nccl()
+    if folder is None:
+        pytest.skip("no simulated hora_cuda.so: build the C++ tests (make build)")
+    settings = {
+        "HORA_PLUGIN_DIRECTORY": str(folder),
+        "HORA_GPU_BACKEND": request.param,
+        "SIMULATED_DEVICES": "2",
+    }
+    if request.param == "nccl":
+        if nccl is None:
+            pytest.skip("no fake NCCL: build the C++ tests (make build)")
+        settings |= {"HORA_NCCL_LIBRARY": str(nccl), "SIMULATED_BOARD": f" of {group.rank()}"}
+    os.environ.update(settings)
+    calls = simulated_gpu.Gpu(folder)
+    calls.is_staged = request.param == "staged"
+    group.shutdown()
+    group.init()
+    _core.set_device_calls(calls.current, calls.allocate, calls.record)
+    _core.set_plain_types(simulated_gpu.plain_class(calls), torch.Tensor, torch.nn.Parameter)
+    yield calls
+    _core.set_plain_types(torch.Tensor, torch.nn.Parameter)
+    group.shutdown()
+    for name in settings:
+        del os.environ[name]
+    group.init()
+
+
+@pytest.fixture
+def gpu(devices):
+    devices.allocated.clear()
+    devices.recorded.clear()
+    return devices
 
 
 @pytest.fixture(autouse=True)

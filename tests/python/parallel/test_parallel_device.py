@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import weakref
 from types import SimpleNamespace
 
@@ -16,45 +15,6 @@ from hora.torch import tensors
 from simulated_gpu import GpuTensor
 
 pytestmark = pytest.mark.any_backend
-
-FOLDER = simulated_gpu.plugin_folder()
-NCCL = simulated_gpu.fake_nccl()
-
-
-@pytest.fixture(scope="module", params=["staged", "nccl"])
-def devices(group, request):
-    """The group anew, with simulated devices: one that all ranks share, or one for each."""
-    if FOLDER is None:
-        pytest.skip("no simulated hora_cuda.so: build the C++ tests (make build)")
-    settings = {
-        "HORA_PLUGIN_DIRECTORY": str(FOLDER),
-        "HORA_GPU_BACKEND": request.param,
-        "SIMULATED_DEVICES": "2",
-    }
-    if request.param == "nccl":
-        if NCCL is None:
-            pytest.skip("no fake NCCL: build the C++ tests (make build)")
-        settings |= {"HORA_NCCL_LIBRARY": str(NCCL), "SIMULATED_BOARD": f" of {group.rank()}"}
-    os.environ.update(settings)
-    calls = simulated_gpu.Gpu(FOLDER)
-    calls.is_staged = request.param == "staged"
-    group.shutdown()
-    group.init()
-    _core.set_device_calls(calls.current, calls.allocate, calls.record)
-    _core.set_plain_types(simulated_gpu.plain_class(calls), torch.Tensor, torch.nn.Parameter)
-    yield calls
-    _core.set_plain_types(torch.Tensor, torch.nn.Parameter)
-    group.shutdown()
-    for name in settings:
-        del os.environ[name]
-    group.init()
-
-
-@pytest.fixture
-def gpu(devices):
-    devices.allocated.clear()
-    devices.recorded.clear()
-    return devices
 
 
 @pytest.fixture(params=["attributes", "dlpack"])
