@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "gpu/gpu_fixture.h"
+#include "hora/cuda/current_device.h"
 
 namespace hora {
 namespace {
@@ -95,6 +96,22 @@ TEST_F(GpuRuntimeTest, AThreadNeedsNoCurrentDevice) {
     Expect(gpu_->Fill(room->data(), {&value, 1}, 4096, stream->get()));
     Expect(gpu_->Record(**event, stream->get()));
     Expect(gpu_->Await(**event, Soon()));
+  });
+  thread.join();
+}
+
+TEST_F(GpuRuntimeTest, ADeviceIsCurrentForAScopeOnly) {
+  std::thread thread([&] {
+    EXPECT_EQ(*gpu_->Current(), -1);  // and asking does not change that
+    EXPECT_EQ(*gpu_->Current(), -1);
+    const int last = gpu_->device_count() - 1;
+    Expect(gpu_->MakeCurrent(last));
+    {
+      const CurrentDevice first(*gpu_, 0);
+      Expect(first.status());
+      EXPECT_EQ(*gpu_->Current(), 0);
+    }
+    EXPECT_EQ(*gpu_->Current(), last);
   });
   thread.join();
 }

@@ -123,6 +123,7 @@ Result<Config> Config::From(const Lookup& lookup) {
   DeviceConfig& device = config.device;
   read.Word("HORA_GPU_BACKEND", device.backend, {"auto", "nccl", "staged"});
   if (const auto path = lookup("HORA_NCCL_LIBRARY")) device.nccl_library = *path;
+  read.Integer("HORA_NCCL_ALONE", device.nccl_alone, 0, 1);
   read.Integer("HORA_PINNED_MEMORY_BYTES", device.pinned_bytes, 0, 1LL << 40);
   read.Level("HORA_LOG_LEVEL", config.log_level);
   if (!read.status().ok()) return Fail(read.status());

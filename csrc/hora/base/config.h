@@ -58,6 +58,7 @@ struct DeviceConfig {
   std::string backend = "auto";
   std::string nccl_library;  // HORA_NCCL_LIBRARY: a file; empty: PyTorch's, or one that is found
   std::size_t pinned_bytes = 256u << 20;  // HORA_PINNED_MEMORY_BYTES: kept for staging
+  bool nccl_alone = false;  // HORA_NCCL_ALONE: 0 or 1; NCCL is called by a single rank, too
 };
 
 struct Config {

@@ -33,6 +33,8 @@ struct CollectiveCall {
   // inputs mean nothing and may be left out.
   RankSet absent;
   int divisor = 1;  // of an average; allreduce, reducescatter
+  // There are several tensors, which may lie together on some ranks. Equal on all ranks.
+  bool fused = false;
   // adasum: bytes of each tensor in the batch, in order; dot products never cross a tensor.
   std::vector<std::uint64_t> tensor_bytes;
   // allreduce, without absent ranks: what of this rank's memory could be reduced in place, in which

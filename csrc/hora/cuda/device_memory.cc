@@ -132,21 +132,47 @@ std::size_t PinnedPool::kept_bytes() const {
 
 // --- DeviceBuffer --------------------------------------------------------------------------------
 
+DeviceMemorySource DeviceMemorySource::OfRuntime(std::shared_ptr<DeviceRuntime> runtime,
+                                                 int device) {
+  DeviceRuntime* const owned = runtime.get();
+  return {
+      .allocate = [owned,
+                   device](std::size_t bytes) { return owned->AllocateDevice(device, bytes); },
+      .free = [runtime = std::move(runtime)](std::byte* memory) { runtime->FreeDevice(memory); }};
+}
+
 DeviceBuffer::~DeviceBuffer() {
-  for (std::byte* const memory : outgrown_) runtime_->FreeDevice(memory);
-  runtime_->FreeDevice(data_);
+  for (std::byte* const memory : outgrown_) source_.free(memory);
+  if (data_ != nullptr) source_.free(data_);
 }
 
 Result<std::span<std::byte>> DeviceBuffer::Reserve(std::size_t bytes) {
   if (bytes > bytes_) {
-    const std::size_t grown = std::max(bytes, 2 * bytes_);
-    Result<std::byte*> memory = runtime_->AllocateDevice(device_, grown);
+    std::size_t grown = 0;
+    const Result<std::byte*> memory = Grow(bytes, grown);
     if (!memory) return Fail(memory.error());
     if (data_ != nullptr) outgrown_.push_back(data_);
     data_ = *memory;
     bytes_ = grown;
   }
   return std::span(data_, bytes);
+}
+
+// A lost device is not short of memory: no second question then.
+Result<std::byte*> DeviceBuffer::Grow(std::size_t wanted, std::size_t& got) {
+  got = std::max(wanted, 2 * bytes_);
+  Result<std::byte*> memory = source_.allocate(got);
+  const auto is_short = [&] { return !memory && memory.error().code() == StatusCode::kResource; };
+  if (is_short() && got != wanted) memory = source_.allocate(got = wanted);
+  if (is_short() && make_room_) {
+    make_room_();
+    memory = source_.allocate(wanted);
+  }
+  if (!is_short()) return memory;
+  return Fail(Error(StatusCode::kResource,
+                    "cuda:{} has no {} bytes for what operations pass through: {}. Leave more of "
+                    "its memory free, or make batches smaller: HORA_FUSION_THRESHOLD_BYTES",
+                    device_, wanted, memory.error().message()));
 }
 
 }  // namespace hora

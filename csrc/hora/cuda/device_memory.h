@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -79,24 +80,46 @@ class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
   std::size_t kept_ = 0;                         // mutex_
 };
 
+// Where memory of one device comes from. `free` may be called when all else has gone.
+struct DeviceMemorySource {
+  std::function<Result<std::byte*>(std::size_t bytes)> allocate;  // kResource: there is too little
+  std::function<void(std::byte*)> free;
+
+  static DeviceMemorySource OfRuntime(std::shared_ptr<DeviceRuntime> runtime, int device);
+};
+
+// Asks others in this process to give back memory of the device that they keep and do not use: it
+// may wait for the device, and fail in silence.
+using MakeRoom = std::function<void()>;
+
 // Device memory that grows to what was asked of it and stays; one thread at a time. Nothing waits
 // for the device: what was outgrown stays until the end, since freeing it would wait for all
-// streams. Sizes double, so that is at most as much again.
+// streams. Sizes double, so that is at most as much again. Where memory is short, it grows to what
+// was asked and no further, and `make_room` is called before anything fails; it may be empty.
 class DeviceBuffer {
  public:
-  DeviceBuffer(std::shared_ptr<DeviceRuntime> runtime, int device)
-      : runtime_(std::move(runtime)), device_(device) {}
+  DeviceBuffer(DeviceMemorySource source, int device, MakeRoom make_room = {})
+      : source_(std::move(source)), device_(device), make_room_(std::move(make_room)) {}
+  DeviceBuffer(std::shared_ptr<DeviceRuntime> runtime, int device, MakeRoom make_room = {})
+      : DeviceBuffer(DeviceMemorySource::OfRuntime(std::move(runtime), device), device,
+                     std::move(make_room)) {}
   ~DeviceBuffer();  // what uses it is finished
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
 
   // `bytes` of it. When it grows it moves, and what was in it stays behind: streams that use the
-  // old place go on doing so.
+  // old place go on doing so. kResource says how much was wanted, where, and what takes less; all
+  // is as before then.
   Result<std::span<std::byte>> Reserve(std::size_t bytes);
+  // All there is of it at the present place: what Reserve gives is the beginning.
+  std::span<std::byte> whole() const { return {data_, bytes_}; }
 
  private:
-  const std::shared_ptr<DeviceRuntime> runtime_;
+  Result<std::byte*> Grow(std::size_t wanted, std::size_t& got);
+
+  const DeviceMemorySource source_;
   const int device_;
+  const MakeRoom make_room_;
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   std::vector<std::byte*> outgrown_;

@@ -124,7 +124,8 @@ Status Executor::Fused(const Batch& batch, std::span<const Agreed> agreed) {
                       .inputs = InputStreams(batch, agreed, buffers_, options_.size),
                       .outputs = OutputStreams(batch, agreed, buffers_, options_.size),
                       .absent = first.absent,
-                      .divisor = DivisorOf(first)};
+                      .divisor = DivisorOf(first),
+                      .fused = batch.members.size() > 1};
   if (IsAdasum(batch.params)) {
     for (const MemberBuffers& each : buffers_) call.tensor_bytes.push_back(each.input.nbytes());
   } else if (placement_ && IsWorthPlacing(call)) {

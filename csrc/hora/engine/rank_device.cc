@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/cuda/beside_capture.h"
 
 namespace hora {
 
@@ -95,9 +96,25 @@ Result<EventPool::Lease> RankDevice::Mark(DeviceStream stream) {
   return mark;
 }
 
-void RankDevice::SetAllocator(Allocate allocate) {
+void RankDevice::SetAllocator(Allocate allocate, GiveBack give_back) {
   const std::lock_guard lock(mutex_);
   allocate_ = std::move(allocate);
+  give_back_ = std::move(give_back);
+}
+
+void RankDevice::MakeMemoryRoom() {
+  GiveBack give_back;
+  std::optional<int> device;
+  std::shared_ptr<DeviceRuntime> runtime;
+  {
+    const std::lock_guard lock(mutex_);
+    give_back = give_back_;
+    device = index_;
+    runtime = runtime_;
+  }
+  if (!give_back || !device) return;
+  const BesideCapture beside(*runtime);
+  give_back(*device);
 }
 
 Result<std::shared_ptr<std::byte>> RankDevice::AllocateResult(std::size_t bytes,
@@ -111,7 +128,10 @@ Result<std::shared_ptr<std::byte>> RankDevice::AllocateResult(std::size_t bytes,
     allocate = allocate_;
     runtime = runtime_;
   }
-  if (allocate) return allocate(*device, bytes, stream);
+  if (allocate) {
+    const BesideCapture beside(*runtime);  // PyTorch's looks at its own streams only
+    return allocate(*device, bytes, stream);
+  }
   Result<std::byte*> memory = runtime->AllocateDevice(*device, std::max<std::size_t>(bytes, 1));
   if (!memory) return Fail(std::move(memory.error()));
   return std::shared_ptr<std::byte>(*memory,

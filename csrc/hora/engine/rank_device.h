@@ -42,8 +42,13 @@ class RankDevice {
   std::shared_ptr<PinnedPool> pinned() const;  // after runtime() was OK
 
   // By default the runtime's own, which is freed once the device is past all of its streams.
-  void SetAllocator(Allocate allocate);
+  // `give_back`: of what whoever allocates there keeps and does not use; may be empty.
+  using GiveBack = std::function<void(int device)>;
+  void SetAllocator(Allocate allocate, GiveBack give_back = {});
   Result<std::shared_ptr<std::byte>> AllocateResult(std::size_t bytes, DeviceStream stream);
+  // Memory of the device is short: others in this process give back what they keep and do not use.
+  // May wait for the device.
+  void MakeMemoryRoom();
 
  private:
   Status OpenOnce();               // mutex_ held
@@ -61,6 +66,7 @@ class RankDevice {
   std::shared_ptr<EventPool> events_;  // of the chosen device
   std::shared_ptr<PinnedPool> pinned_;
   Allocate allocate_;
+  GiveBack give_back_;
 };
 
 }  // namespace hora

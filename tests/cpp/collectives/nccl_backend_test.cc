@@ -1,4 +1,7 @@
 // NCCL's backend over a fake NCCL: what is asked of every backend, and what only a device does.
+#include <thread>
+
+#include "collectives/nccl_alone.h"
 #include "collectives/nccl_ranks.h"
 
 namespace hora {
@@ -80,6 +83,144 @@ TEST(NcclBackend, ResultsComeWithTheStreamAndOneTensorIsNotCopied) {
     return status;
   });
   EXPECT_EQ(group.device().launches(), 0);
+}
+
+TEST(NcclBackend, CallsNcclAloneWhereThatIsAskedFor) {
+  const auto device = std::make_shared<SimulatedDevice>();
+  const auto operations_of = [](BackendGroup& group) {
+    const int before = FakeNcclControls().operations;
+    float value = 1, sum = 0;
+    const ByteStream in({std::as_writable_bytes(std::span(&value, 1))});
+    const ByteStream out({std::as_writable_bytes(std::span(&sum, 1))});
+    const OpParams params = Params(DType::kFloat32, ReduceOp::kAverage, 3);
+    for (CollectiveCall call :
+         {AllreduceCall(params, 1, in, out), AllreduceCall(params, 1, in, in),
+          ReducescatterCall(params, {in}, out), AllgatherCall(in, {out}),
+          BroadcastCall(0, 1, in, out), AlltoallCall({sizeof(float)}, {in}, {out})}) {
+      group.RunOk([&](int, CollectiveBackend& backend) { return backend.Execute(call); });
+    }
+    EXPECT_EQ(value, 3);  // what was reduced in place
+    EXPECT_EQ(sum, 3);
+    return FakeNcclControls().operations - before;
+  };
+  NcclRanks usual(1);
+  EXPECT_EQ(operations_of(usual), 0);
+  NcclAlone alone(device, FakeNccl());
+  ASSERT_TRUE(alone.is_there());
+  EXPECT_EQ(operations_of(alone), 7);  // what goes to oneself is sent and received
+}
+
+TEST(NcclBackend, DoesAllOfItAlone) {
+  FakeNcclControls().polls = 2;
+  ExpectAllOfNcclAlone(std::make_shared<SimulatedDevice>(), FakeNccl());
+  FakeNcclControls().polls = 0;
+  EXPECT_EQ(FakeNcclControls().communicators, 0);
+  EXPECT_EQ(FakeNcclControls().registrations, 0);
+  EXPECT_EQ(FakeNcclControls().allocations, 0);
+}
+
+TEST(NcclBackend, LeavesTheCallersDeviceAsItIs) {
+  const auto device = std::make_shared<SimulatedDevice>(2);
+  const auto current = [&] { return *device->Current(); };
+  std::thread caller([&] {  // a thread of its own: devices are the thread's
+    NcclAlone group(device, FakeNccl());
+    ASSERT_TRUE(group.is_there());
+    ASSERT_TRUE(device->MakeCurrent(1).ok());
+    float value = 1;
+    const ByteStream stream({std::as_writable_bytes(std::span(&value, 1))});
+    CollectiveCall call = AllreduceCall(Params(DType::kFloat32, ReduceOp::kSum), 1, stream, stream);
+    EXPECT_TRUE(group.backend(0).Execute(call).ok());
+    EXPECT_EQ(current(), 1);
+  });
+  caller.join();
+}
+
+// Tensors that lie together need no packing, but on other ranks they may lie apart.
+TEST(NcclBackend, ABatchIsOfRegisteredMemoryOnAllRanksOrOnNone) {
+  for (const bool fused : {true, false}) {
+    NcclRanks group(2);
+    std::vector<Bytes> results(2);
+    group.RunOk([&](int rank, CollectiveBackend& backend) {
+      std::vector<float> values(64, static_cast<float>(rank + 1));
+      Bytes contents(sizeof(float) * values.size());
+      std::memcpy(contents.data(), values.data(), contents.size());
+      Pieces tensors(contents, rank == 0 ? 1 : 5, sizeof(float), 3);
+      CollectiveCall call = AllreduceCall(Params(DType::kFloat32, ReduceOp::kSum), 2,
+                                          tensors.Stream(), tensors.Stream());
+      call.fused = fused;
+      Status status = backend.Execute(call);
+      results[static_cast<std::size_t>(rank)] = tensors.Contents();
+      return status;
+    });
+    EXPECT_EQ(results[0], results[1]);
+    EXPECT_EQ(FakeNcclControls().registrations, fused ? 2 : 0);
+    EXPECT_EQ(FakeNcclControls().allocations, fused ? 2 : 0);
+  }
+  EXPECT_EQ(FakeNcclControls().allocations, 0);
+}
+
+class NcclMemory : public testing::Test {
+ protected:
+  void TearDown() override {
+    FakeNcclControls().faults.Clear();
+    EXPECT_EQ(FakeNcclControls().allocations, 0);
+  }
+
+  Status Allreduce(NcclRanks& group, std::size_t elements) {
+    std::vector<float> values(elements, 1);
+    const ByteStream stream({std::as_writable_bytes(std::span(values))});
+    CollectiveCall call =
+        AllreduceCall(Params(DType::kFloat32, ReduceOp::kSum, 2), 1, stream, stream);
+    call.params.device.type = DeviceType::kCuda;
+    call.fused = true;
+    call.stream = group.backend(0).stream();
+    Status status = group.backend(0).backend().Execute(call);
+    if (status.ok()) status = group.backend(0).Await();
+    EXPECT_EQ(values.back(), status.ok() ? 2 : 1);
+    return status;
+  }
+
+  static NcclRanks AloneWith(MakeRoom make_room) {
+    return NcclRanks(1, kNcclPatience, {.call_alone = true, .make_room = std::move(make_room)});
+  }
+};
+
+TEST_F(NcclMemory, IsTheDevicesWhereNcclHasNone) {
+  FakeNcclControls().faults.allocation = nccl::Result::kUnhandledCudaError;
+  NcclRanks group = AloneWith({});
+  const Status status = Allreduce(group, 1000);
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(FakeNcclControls().allocations, 0);
+  EXPECT_EQ(FakeNcclControls().registrations, 1);
+  EXPECT_EQ(group.device().allocated_device(), 1u);
+}
+
+TEST_F(NcclMemory, AsksOthersToGiveMemoryBack) {
+  FakeNcclControls().faults.allocation = nccl::Result::kUnhandledCudaError;
+  int asked = 0;
+  SimulatedDevice* device = nullptr;
+  NcclRanks group = AloneWith([&] {
+    ++asked;
+    device->LimitMemory(SIZE_MAX);
+  });
+  device = &group.device();
+  device->LimitMemory(100);
+  const Status status = Allreduce(group, 1000);
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(asked, 1);
+}
+
+TEST_F(NcclMemory, SaysHowMuchIsMissingWhereAndWhatTakesLess) {
+  FakeNcclControls().faults.allocation = nccl::Result::kUnhandledCudaError;
+  NcclRanks group = AloneWith({});
+  group.device().LimitMemory(100);
+  const Status status = Allreduce(group, 1000);
+  EXPECT_EQ(status.code(), StatusCode::kResource);
+  for (const char* part : {"cuda:0", "4000 bytes", "HORA_FUSION_THRESHOLD_BYTES"}) {
+    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  }
+  // Peers would wait for what was not put on this rank's stream: the group has ended.
+  EXPECT_FALSE(group.backend(0).backend().Check().ok());
 }
 
 }  // namespace

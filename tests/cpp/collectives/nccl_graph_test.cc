@@ -41,6 +41,7 @@ class Step {
     std::vector<CollectiveCall> calls;
     calls.push_back(
         AllreduceCall(OfFloats(ReduceOp::kAverage, 0.5), kRanks, On({"a", "b"}), On({"a", "b"})));
+    calls.back().fused = true;
     calls.push_back(AllreduceCall(OfFloats(ReduceOp::kSum), kRanks, On({"c"}), On({"sum"})));
     calls.push_back(AllreduceCall(OfFloats(ReduceOp::kMax), kRanks, On({"c"}), On({"max"})));
     calls.back().absent = RankSet::Of(1);

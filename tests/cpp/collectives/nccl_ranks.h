@@ -37,11 +37,12 @@ inline FakeNcclControl& FakeNcclControls() {
 class NcclOnHost final : public CollectiveBackend {
  public:
   NcclOnHost(std::shared_ptr<SimulatedDevice> device,
-             std::unique_ptr<NcclCommunicator> communicator)
+             std::unique_ptr<NcclCommunicator> communicator, NcclBackendOptions options = {})
       : device_(std::move(device)),
         stream_(OwnedStream::Create(device_, 0, false).value()),
         done_(device_->CreateEvent(0).value()),
-        backend_(std::make_unique<NcclBackend>(device_, 0, std::move(communicator))) {}
+        backend_(std::make_unique<NcclBackend>(device_, 0, std::move(communicator),
+                                               std::move(options))) {}
   ~NcclOnHost() override { device_->Destroy(done_); }
 
   std::string_view name() const override { return backend_->name(); }
@@ -77,7 +78,8 @@ class NcclOnHost final : public CollectiveBackend {
 
 class NcclRanks final : public BackendGroup {
  public:
-  explicit NcclRanks(int size, Duration patience = kNcclPatience) {
+  explicit NcclRanks(int size, Duration patience = kNcclPatience,
+                     const NcclBackendOptions& options = {}) {
     std::vector<std::jthread> threads;
     backends_.resize(static_cast<std::size_t>(size));
     for (int rank = 0; rank < size; ++rank) {
@@ -91,7 +93,7 @@ class NcclRanks final : public BackendGroup {
                                               .patience = patience,
                                               .lost = {}});
         backends_[static_cast<std::size_t>(rank)] =
-            std::make_unique<NcclOnHost>(device_, std::move(made).value());
+            std::make_unique<NcclOnHost>(device_, std::move(made).value(), options);
       });
     }
   }

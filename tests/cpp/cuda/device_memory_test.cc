@@ -157,5 +157,32 @@ TEST_F(DeviceMemoryTest, ABufferGrowsWithoutTakingMemoryAwayFromAStream) {
   EXPECT_EQ(device_->allocated_device(), 0u);
 }
 
+TEST_F(DeviceMemoryTest, ABufferMakesDoWithLessAndAsksForRoom) {
+  int asked = 0;
+  {
+    DeviceBuffer buffer(device_, 0, [&] { ++asked; });
+    ASSERT_TRUE(buffer.Reserve(1000));
+    device_->LimitMemory(1500);
+    EXPECT_TRUE(buffer.Reserve(1200));  // and not twice the first
+    EXPECT_EQ(asked, 0);
+    const auto refused = buffer.Reserve(1501);
+    EXPECT_EQ(asked, 1);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), StatusCode::kResource);
+    for (const char* part : {"cuda:0", "1501 bytes", "HORA_FUSION_THRESHOLD_BYTES"}) {
+      EXPECT_NE(refused.error().message().find(part), std::string::npos) << part;
+    }
+    EXPECT_EQ(buffer.Reserve(1200)->size(), 1200u);  // all is as before
+    device_->LoseAfter(1);
+    EXPECT_EQ(buffer.Reserve(5000).error().code(), StatusCode::kInternal);
+    EXPECT_EQ(asked, 1);  // a lost device is not short of memory
+    device_->LoseAfter(0);
+    device_->LimitMemory(SIZE_MAX);
+  }
+  DeviceBuffer other(device_, 0, [&] { device_->LimitMemory(SIZE_MAX); });
+  device_->LimitMemory(10);
+  EXPECT_TRUE(other.Reserve(100));
+}
+
 }  // namespace
 }  // namespace hora

@@ -111,6 +111,18 @@ TEST(RankDevice, ResultsComeFromTheAllocatorOnceThereIsOne) {
   EXPECT_EQ(device.AllocateResult(101, {}).error().message(), "out of memory");
 }
 
+TEST(RankDevice, AsksWhoeverAllocatesToGiveMemoryBack) {
+  RankDevice device(0, 1, 0, Having(Devices(2)));
+  device.MakeMemoryRoom();  // there is nobody
+  int asked = -1;
+  device.SetAllocator({}, [&](int index) { asked = index; });
+  device.MakeMemoryRoom();
+  EXPECT_EQ(asked, -1) << "no device has been used yet";
+  ASSERT_TRUE(device.Choose(1).ok());
+  device.MakeMemoryRoom();
+  EXPECT_EQ(asked, 1);
+}
+
 TEST(RankDevice, IsChosenByOneOfManyThreads) {
   RankDevice device(0, 0, 1 << 20, Having(Devices(2)));
   std::atomic<int> refused{0};

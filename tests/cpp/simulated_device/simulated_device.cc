@@ -184,7 +184,8 @@ Status SimulatedDevice::Await(DeviceEvent event, TimePoint deadline) {
 
 Result<std::byte*> SimulatedDevice::AllocateDevice(int device, std::size_t bytes) {
   if (Status status = Call("allocate", device); !status.ok()) return Fail(status);
-  if (bytes > largest_piece_) {
+  const int short_device = short_device_;
+  if (bytes > largest_piece_ && (short_device == -1 || short_device == device)) {
     return Fail(Error(StatusCode::kResource, "allocate: device {} is out of memory", device));
   }
   ++allocations_;

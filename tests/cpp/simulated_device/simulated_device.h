@@ -68,8 +68,11 @@ class SimulatedDevice final : public DeviceRuntime {
 
   // Every call from the `count`-th on fails as one of a lost device does; 0: none.
   void LoseAfter(int count) { calls_left_ = count; }
-  // Larger pieces of device memory cannot be had.
-  void LimitMemory(std::size_t bytes) { largest_piece_ = bytes; }
+  // Larger pieces of its memory cannot be had of this device, or of any with -1.
+  void LimitMemory(std::size_t bytes, int device = -1) {
+    short_device_ = device;
+    largest_piece_ = bytes;
+  }
 
   int launches() const { return launches_; }                          // of CopyMany and Fill
   int allocations() const { return allocations_; }                    // of any memory, so far
@@ -89,6 +92,7 @@ class SimulatedDevice final : public DeviceRuntime {
   const int devices_;
   std::atomic<int> calls_left_{0};
   std::atomic<std::size_t> largest_piece_{SIZE_MAX};
+  std::atomic<int> short_device_{-1};
   std::atomic<int> launches_{0};
   std::atomic<int> allocations_{0};
   std::atomic<std::size_t> allocated_device_{0};

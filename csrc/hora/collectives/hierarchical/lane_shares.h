@@ -72,6 +72,7 @@ inline CollectiveCall PartialCall(const CollectiveCall& call, OpKind kind, int s
   part.params.reduce_op =
       call.params.reduce_op == ReduceOp::kAverage ? ReduceOp::kSum : call.params.reduce_op;
   part.size = size;
+  part.fused = call.fused;
   part.stream = call.stream;
   return part;
 }

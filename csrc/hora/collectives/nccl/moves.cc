@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <set>
+#include <utility>
 
+#include "hora/base/format.h"
 #include "hora/collectives/one_piece.h"
 #include "hora/collectives/paired_pieces.h"
 
@@ -30,12 +33,6 @@ bool AreEqual(const std::vector<std::uint64_t>& bytes) {
   return std::adjacent_find(bytes.begin(), bytes.end(), std::not_equal_to<>()) == bytes.end();
 }
 
-// Where they lie, if that is in one piece and aligned; else null.
-std::byte* Lying(std::vector<ByteStream>& streams, std::size_t alignment) {
-  std::byte* const data = OneAfterTheOther(streams);
-  return reinterpret_cast<std::uintptr_t>(data) % alignment == 0 ? data : nullptr;
-}
-
 std::uint64_t SizeOfAll(const std::vector<ByteStream>& streams) {
   std::uint64_t bytes = 0;
   for (const ByteStream& stream : streams) bytes += stream.size();
@@ -45,14 +42,46 @@ std::uint64_t SizeOfAll(const std::vector<ByteStream>& streams) {
 // Kernels like the beginnings of cache lines.
 std::uint64_t Rounded(std::uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
+// Of NCCL, whose memory all GPUs and NVLink's switches can be given; else as all other memory.
+DeviceMemorySource NcclMemory(const NcclCommunicator& communicator,
+                              const std::shared_ptr<DeviceRuntime>& runtime, int device) {
+  DeviceMemorySource plain = DeviceMemorySource::OfRuntime(runtime, device);
+  const Api& api = communicator.library().api();
+  if (api.mem_alloc == nullptr || api.mem_free == nullptr) return plain;
+  const auto own = std::make_shared<std::set<std::byte*>>();
+  return {
+      .allocate = [own, plain, allocate = api.mem_alloc](std::size_t bytes) -> Result<std::byte*> {
+        void* memory = nullptr;
+        if (allocate(&memory, bytes) != nccl::Result::kSuccess) return plain.allocate(bytes);
+        own->insert(static_cast<std::byte*>(memory));
+        return static_cast<std::byte*>(memory);
+      },
+      .free =
+          [own, plain, free = api.mem_free](std::byte* memory) {
+            if (own->erase(memory) == 0) return plain.free(memory);
+            static_cast<void>(free(memory));
+          }};
+}
+
 }  // namespace
 
-Result<std::byte*> NcclFusionMemory::Reserve(std::size_t bytes) {
-  const Result<std::span<std::byte>> memory = buffer_.Reserve(bytes);
-  if (!memory) return Fail(memory.error());
-  if (memory->data() != known_ && communicator_ != nullptr) {
+NcclFusionMemory::NcclFusionMemory(const std::shared_ptr<DeviceRuntime>& runtime, int device,
+                                   NcclCommunicator& communicator, const MakeRoom& make_room)
+    : communicator_(communicator),
+      alike_(NcclMemory(communicator, runtime, device), device, make_room),
+      own_(runtime, device, make_room) {}
+
+Result<std::byte*> NcclFusionMemory::Reserve(std::size_t bytes, bool alike) {
+  const Result<std::span<std::byte>> memory = (alike ? alike_ : own_).Reserve(bytes);
+  if (!memory) {
+    const NcclCommunicatorOptions& options = communicator_.options();
+    return Fail(Error(memory.error().code(), "rank {}: {}", options.names.Of(options.rank),
+                      memory.error().message()));
+  }
+  if (alike && memory->data() != known_) {
     known_ = memory->data();
-    if (auto registration = communicator_->Register(memory->data(), memory->size())) {
+    const std::span<std::byte> whole = alike_.whole();  // what is asked for later lies in it, too
+    if (auto registration = communicator_.Register(whole.data(), whole.size())) {
       registrations_.push_back(std::move(registration));
     }
   }
@@ -74,6 +103,16 @@ NcclMoves::Scaling NcclMoves::ScalingOf() const {
   if (scaling.by_nccl) return scaling;
   (wide ? scaling.after : scaling.before).divisor = call_.divisor;
   return scaling;
+}
+
+// A batch of several tensors may lie together on one rank, and apart on another.
+std::byte* NcclMoves::Lying(ByteStream& stream, std::uint64_t bytes, std::size_t alignment) {
+  return call_.fused ? nullptr : InOnePiece(stream, 0, bytes, alignment);
+}
+
+std::byte* NcclMoves::Lying(std::vector<ByteStream>& streams, std::size_t alignment) {
+  std::byte* const data = call_.fused ? nullptr : OneAfterTheOther(streams);
+  return reinterpret_cast<std::uintptr_t>(data) % alignment == 0 ? data : nullptr;
 }
 
 Status NcclMoves::CopyPieces(const std::vector<PieceCopy>& pieces, const ElementCopy& element) {
@@ -143,16 +182,16 @@ Status NcclMoves::Allreduce(const NcclReduction& reduction) {
   if (bytes == 0) return Status::Ok();
   const Scaling scaling = ScalingOf();
   const std::size_t size = SizeOf(scaling.before.from);
-  std::byte* const lying = InOnePiece(call_.outputs[0], 0, bytes, size);
+  std::byte* const lying = Lying(call_.outputs[0], bytes, size);
   std::byte* work = lying;
   if (work == nullptr) {
-    const Result<std::byte*> memory = memory_.Reserve(bytes);
+    const Result<std::byte*> memory = Memory(bytes);
     if (!memory) return memory.error();
     work = *memory;
   }
   const bool brings = !call_.absent.Contains(communicator_->options().rank);
   std::byte* from = nullptr;
-  if (brings && !Changes(scaling.before)) from = InOnePiece(call_.inputs[0], 0, bytes, size);
+  if (brings && !Changes(scaling.before)) from = Lying(call_.inputs[0], bytes, size);
   Status status;
   if (from == nullptr) {
     from = work;
@@ -177,11 +216,11 @@ Status NcclMoves::Reducescatter(const NcclReduction& reduction) {
   const Scaling scaling = ScalingOf();
   const std::size_t size = SizeOf(scaling.before.from);
   std::byte* from = Changes(scaling.before) ? nullptr : Lying(call_.inputs, size);
-  std::byte* const lying = InOnePiece(call_.outputs[0], 0, own, size);
+  std::byte* const lying = Lying(call_.outputs[0], own, size);
   const bool packs = from == nullptr;
   std::byte* to = lying;
   if (packs || lying == nullptr) {
-    const Result<std::byte*> memory = memory_.Reserve(Rounded(total) + own);
+    const Result<std::byte*> memory = Memory(Rounded(total) + own);
     if (!memory) return memory.error();
     if (packs) from = *memory;
     if (lying == nullptr) to = *memory + Rounded(total);
@@ -216,12 +255,12 @@ Status NcclMoves::Allgather() {
   const std::uint64_t total = TotalOf(shares);
   if (total == 0) return Status::Ok();
   const std::uint64_t own = shares[static_cast<std::size_t>(communicator_->options().rank)];
-  std::byte* from = InOnePiece(call_.inputs[0], 0, own);
-  std::byte* const lying = OneAfterTheOther(call_.outputs);
+  std::byte* from = Lying(call_.inputs[0], own, 1);
+  std::byte* const lying = Lying(call_.outputs, 1);
   const bool packs = from == nullptr && own != 0;
   std::byte* to = lying;
   if (packs || lying == nullptr) {
-    const Result<std::byte*> memory = memory_.Reserve(Rounded(total) + own);
+    const Result<std::byte*> memory = Memory(Rounded(total) + own);
     if (!memory) return memory.error();
     if (lying == nullptr) to = *memory;
     if (packs) from = *memory + Rounded(total);
@@ -254,10 +293,10 @@ Status NcclMoves::Broadcast() {
   const bool is_root = communicator_->options().rank == root;
   // The root's own output is a copy of its input: not by way of NCCL, which works in place there.
   std::vector<ByteStream>& streams = is_root ? call_.inputs : call_.outputs;
-  std::byte* const lying = InOnePiece(streams[0], 0, bytes);
+  std::byte* const lying = Lying(streams[0], bytes, 1);
   std::byte* data = lying;
   if (data == nullptr) {
-    const Result<std::byte*> memory = memory_.Reserve(bytes);
+    const Result<std::byte*> memory = Memory(bytes);
     if (!memory) return memory.error();
     data = *memory;
   }
@@ -273,15 +312,19 @@ Status NcclMoves::Broadcast() {
 
 Status NcclMoves::Alltoall() {
   if (TotalOf(call_.bytes_per_rank) == 0) return Status::Ok();
-  const auto self = static_cast<std::size_t>(communicator_->options().rank);
-  Status status = Copy(call_.inputs[self], call_.outputs[self], Bytes());
+  // Own bytes are copied, but where there are no others NCCL gets them: it is called to be tried.
+  const std::size_t self = call_.size == 1
+                               ? call_.inputs.size()
+                               : static_cast<std::size_t>(communicator_->options().rank);
+  Status status;
+  if (call_.size != 1) status = Copy(call_.inputs[self], call_.outputs[self], Bytes());
   if (!status.ok()) return status;
-  std::byte* from = OneAfterTheOther(call_.inputs);
-  std::byte* to = OneAfterTheOther(call_.outputs);
+  std::byte* from = Lying(call_.inputs, 1);
+  std::byte* to = Lying(call_.outputs, 1);
   const bool packs = from == nullptr, unpacks = to == nullptr;
   if (packs || unpacks) {
     const std::uint64_t sent = Rounded(SizeOfAll(call_.inputs));
-    const Result<std::byte*> memory = memory_.Reserve(sent + SizeOfAll(call_.outputs));
+    const Result<std::byte*> memory = Memory(sent + SizeOfAll(call_.outputs));
     if (!memory) return memory.error();
     if (packs) from = *memory;
     if (unpacks) to = *memory + sent;

@@ -13,33 +13,39 @@
 
 namespace hora {
 
-// The memory that batches pass through, known to NCCL where it can. One thread at a time; the
-// communicator, which may be null in a group of one, lives as long.
+// The memory that operations pass through; one thread at a time. There are two pieces. What all
+// ranks pass through alike is NCCL's own where it has some, and registered with it. What one rank
+// alone may need, because of how its tensors lie, is neither: of registered memory NCCL wants that
+// all ranks of an operation use it or none, and may wait for ever otherwise. The communicator ends
+// before this does; its library stays open.
 class NcclFusionMemory {
  public:
-  NcclFusionMemory(std::shared_ptr<DeviceRuntime> runtime, int device,
-                   NcclCommunicator* communicator)
-      : buffer_(std::move(runtime), device), communicator_(communicator) {}
+  NcclFusionMemory(const std::shared_ptr<DeviceRuntime>& runtime, int device,
+                   NcclCommunicator& communicator, const MakeRoom& make_room);
 
-  Result<std::byte*> Reserve(std::size_t bytes);
+  // `alike`: all ranks ask for some in this very call. The device is current to the caller.
+  // kResource names the rank, and what DeviceBuffer does.
+  Result<std::byte*> Reserve(std::size_t bytes, bool alike);
 
  private:
-  DeviceBuffer buffer_;
-  NcclCommunicator* communicator_;
+  NcclCommunicator& communicator_;
+  DeviceBuffer alike_;
+  DeviceBuffer own_;
   const std::byte* known_ = nullptr;
   std::vector<std::shared_ptr<void>> registrations_;  // streams may still use outgrown memory
 };
 
 // One call, which has been checked. Everything is put on call.stream. Which functions of NCCL are
-// called follows from what the ranks have agreed on alone; whether a stream of bytes goes where it
-// lies or through the fusion memory is each rank's own business.
+// called follows from what the ranks have agreed on alone, and so does whether it is registered
+// memory that they are called with: that of batches of several tensors. A single one goes where it
+// lies, or if it cannot, which is each rank's own business, through memory of that rank's own.
 class NcclMoves {
  public:
   NcclMoves(DeviceRuntime& runtime, NcclCommunicator* communicator, NcclFusionMemory& memory,
             CollectiveCall& call)
       : runtime_(runtime), communicator_(communicator), memory_(memory), call_(call) {}
 
-  Status Alone();  // in a group of one
+  Status Alone();  // in a group of one, without NCCL
   Status Allreduce(const NcclReduction& reduction);
   Status Reducescatter(const NcclReduction& reduction);
   Status Allgather();
@@ -53,6 +59,11 @@ class NcclMoves {
     bool by_nccl = false;
   };
   Scaling ScalingOf() const;
+
+  Result<std::byte*> Memory(std::size_t bytes) { return memory_.Reserve(bytes, call_.fused); }
+  // Where they lie, as far as NCCL may be called with that; else null.
+  std::byte* Lying(ByteStream& stream, std::uint64_t bytes, std::size_t alignment);
+  std::byte* Lying(std::vector<ByteStream>& streams, std::size_t alignment);
 
   Status Copy(ByteStream& from, ByteStream& to, const ElementCopy& element);
   Status Pack(std::vector<ByteStream>& from, std::byte* to, const ElementCopy& element);

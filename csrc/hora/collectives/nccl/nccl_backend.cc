@@ -5,16 +5,18 @@
 #include "hora/base/check.h"
 #include "hora/collectives/check_call.h"
 #include "hora/collectives/nccl/moves.h"
+#include "hora/cuda/current_device.h"
 
 namespace hora {
 
 class NcclBackend::State {
  public:
   State(std::shared_ptr<DeviceRuntime> runtime, int device,
-        std::unique_ptr<NcclCommunicator> communicator)
+        std::unique_ptr<NcclCommunicator> communicator, const NcclBackendOptions& options)
       : runtime_(std::move(runtime)),
         device_(device),
-        memory_(runtime_, device, communicator.get()),
+        call_alone_(options.call_alone),
+        memory_(runtime_, device, *communicator, options.make_room),
         communicator_(std::move(communicator)) {
     const Result<DeviceFacts> facts = runtime_->Facts(device);
     if (facts) compute_major_ = facts->compute_major;
@@ -38,9 +40,10 @@ class NcclBackend::State {
   Status Execute(CollectiveCall& call) {
     const NcclCommunicatorOptions& options = communicator_->options();
     CheckCall(call, options.rank, options.size);
-    if (Status status = runtime_->MakeCurrent(device_); !status.ok()) return status;
+    const CurrentDevice current(*runtime_, device_);  // NCCL looks at it
+    if (!current.status().ok()) return current.status();
     NcclMoves moves(*runtime_, communicator_.get(), memory_, call);
-    if (options.size == 1) return moves.Alone();
+    if (options.size == 1 && !call_alone_) return moves.Alone();
     switch (call.params.kind) {
       case OpKind::kAllreduce:
       case OpKind::kReducescatter: {
@@ -67,6 +70,7 @@ class NcclBackend::State {
  private:
   const std::shared_ptr<DeviceRuntime> runtime_;
   const int device_;
+  const bool call_alone_;
   NcclFusionMemory memory_;
   // Ends first: then nothing that uses the memory hangs on a stream.
   const std::unique_ptr<NcclCommunicator> communicator_;
@@ -74,8 +78,9 @@ class NcclBackend::State {
 };
 
 NcclBackend::NcclBackend(std::shared_ptr<DeviceRuntime> runtime, int device,
-                         std::unique_ptr<NcclCommunicator> communicator)
-    : state_(std::make_unique<State>(std::move(runtime), device, std::move(communicator))) {}
+                         std::unique_ptr<NcclCommunicator> communicator, NcclBackendOptions options)
+    : state_(
+          std::make_unique<State>(std::move(runtime), device, std::move(communicator), options)) {}
 
 NcclBackend::~NcclBackend() = default;
 
@@ -97,5 +102,7 @@ Status NcclBackend::Execute(CollectiveCall& call) {
 Status NcclBackend::Check() { return state_->communicator().Check(); }
 
 void NcclBackend::Abort(const Status& cause) { state_->communicator().Abort(cause); }
+
+bool NcclBackend::End() { return state_->communicator().End(); }
 
 }  // namespace hora

@@ -10,13 +10,20 @@
 
 namespace hora {
 
-// Owns a communicator and a fusion buffer on its device. A batch of several tensors, or one that is
-// scaled or cast, is packed into the buffer by one kernel, reduced there in place, and unpacked by
-// another; a single tensor goes without copies. Everything is put on call.stream, in order, and
-// Execute returns when it is there: what the results are is known when the stream is past it.
-// Whoever recorded an event there asks `Check` until it is done. A CUDA graph can capture it, once
-// the same calls have run: what they need of memory and connections is there then. Graphs go before
-// the backend does, and streams are past what they had of it, or it was aborted.
+struct NcclBackendOptions {
+  // A group of one calls NCCL as well, though what it asks for is a copy at most: for diagnosis and
+  // tests, since that is all of NCCL that a single GPU can show.
+  bool call_alone = false;
+  MakeRoom make_room;  // before device memory is said to be missing; may be empty
+};
+
+// Owns a communicator and fusion memory on its device. A batch of several tensors is packed into
+// that by one kernel, reduced there in place, and unpacked by another; a single tensor goes without
+// copies, unless it is scaled or does not lie in one piece. Everything is put on call.stream, in
+// order, and Execute returns when it is there: what the results are is known when the stream is
+// past it. Whoever recorded an event there asks `Check` until it is done. A CUDA graph can capture
+// it, once the same calls have run: what they need of memory and connections is there then. Graphs
+// go before the backend does, and streams are past what they had of it, or it was aborted.
 //
 // Supports: float16, bfloat16, float32, float64 (scaled where they are added), integers of 8, 32
 // and 64 bits without scales and averages (which hora makes of exact sums), bool, complex64/128 for
@@ -26,7 +33,7 @@ namespace hora {
 class NcclBackend final : public CollectiveBackend {
  public:
   NcclBackend(std::shared_ptr<DeviceRuntime> runtime, int device,
-              std::unique_ptr<NcclCommunicator> communicator);
+              std::unique_ptr<NcclCommunicator> communicator, NcclBackendOptions options = {});
   ~NcclBackend() override;
 
   std::string_view name() const override { return "nccl"; }
@@ -34,9 +41,11 @@ class NcclBackend final : public CollectiveBackend {
   void Retune(const Tuning& tuning) override;
   Status Execute(CollectiveCall& call) override;
 
-  // Any thread. Check: not OK, the streams were released, the group is lost; Abort: so it is.
+  // Any thread. Check: not OK, the streams are released, the group is lost; Abort: so it is.
   Status Check();
   void Abort(const Status& cause);
+  // Ends the communicator; false: NCCL may be at it for ever, and the backend must stay as well.
+  bool End();
 
  private:
   class State;
