@@ -168,13 +168,15 @@ def set_device_calls(
     current_stream: Callable[[int], int],
     allocate: Callable[[int, int, int], Any],
     record: Callable[[Any], None],
+    empty_cache: Callable[[int], None] | None = None,
 ) -> None:
     """What the engine needs of PyTorch on GPUs.
 
     ``current_stream(device)`` is asked where a tensor's class has no DLPack C exchange API.
     ``allocate(device, nbytes, stream)`` makes memory for a result, a tensor of uint8 in the order
     of the stream; it is called on the engine's threads. ``record(tensor)`` says that the current
-    stream, another one than at the submission, uses an operand as well.
+    stream, another one than at the submission, uses an operand as well. ``empty_cache(device)``
+    is called on the engine's threads where memory is short: it gives back what was freed and kept.
     """
 
 def add_process_set(ranks: list[int]) -> int:

@@ -18,6 +18,7 @@ struct DeviceCalls {
   pybind11::object current_stream;  // (device) -> the native stream, as a number
   pybind11::object allocate;        // (device, bytes, stream) -> a tensor of uint8 of that stream
   pybind11::object record;          // (tensor): the current stream uses it as well
+  pybind11::object empty_cache;     // (device): gives unused memory back; may be None
 };
 
 DeviceCalls& CallsOnDevice();
@@ -30,6 +31,10 @@ DeviceStream CurrentStream(StreamQuery query, int device);
 // threads, which hold no lock; each takes the GIL for some microseconds. kResource: why there is no
 // memory.
 RankDevice::Allocate ResultAllocator();
+
+// PyTorch's allocator keeps what was freed; this makes it give that back. Any thread without locks;
+// takes the GIL, may wait for the device, and logs why it could not.
+void EmptyCache(int device);
 
 // The tensor that ResultAllocator made it of; null: it is of another origin. GIL held.
 pybind11::handle TensorOf(const std::shared_ptr<std::byte>& memory);

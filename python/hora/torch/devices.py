@@ -108,4 +108,10 @@ def _allocate(index: int, nbytes: int, stream: int) -> torch.Tensor:
             return torch.empty(nbytes, dtype=torch.uint8, device=where)
 
 
-_core.set_device_calls(_current_stream, _allocate, used_on_current_stream)
+def _empty_cache(index: int) -> None:
+    """Gives back what PyTorch has freed and keeps; called on the engine's threads."""
+    with torch.cuda.device(index):
+        torch.cuda.empty_cache()
+
+
+_core.set_device_calls(_current_stream, _allocate, used_on_current_stream, _empty_cache)

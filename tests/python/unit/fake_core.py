@@ -293,8 +293,8 @@ class FakeCore:
             and not tensor.is_neg()
         )
 
-    def set_device_calls(self, current_stream, allocate, record):
-        self.device_calls = current_stream, allocate, record
+    def set_device_calls(self, current_stream, allocate, record, empty_cache=None):
+        self.device_calls = current_stream, allocate, record, empty_cache
 
     def choose_device(self, index):
         if self.device not in (None, index):

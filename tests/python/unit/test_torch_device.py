@@ -91,9 +91,10 @@ def test_tensors_of_other_devices_are_refused(hvd):
 
 
 def test_what_the_engine_asks_is_registered(hvd, core):
-    current_stream, allocate, record = core.device_calls
+    current_stream, allocate, record, empty_cache = core.device_calls
     assert callable(current_stream)
     assert callable(allocate)
+    assert callable(empty_cache)
     record(torch.ones(1))  # of the CPU: nothing to be done
 
 
