@@ -43,7 +43,7 @@ __all__ = [
 
 _JOB_ID = "HORA_JOB_ID"
 _SOURCES = (
-    pipe.VARIABLE, _JOB_ID, FOLDER, SECRET_FILE, *torchrun.SOURCES, *mpi.SOURCES, *slurm.SOURCES,
+    pipe.VARIABLE, pipe.LAUNCHER, _JOB_ID, FOLDER, SECRET_FILE, *torchrun.SOURCES, *mpi.SOURCES, *slurm.SOURCES,
 )  # fmt: skip
 _POSITIONS: dict[str, Callable[[Mapping[str, str]], Position]] = {
     "openmpi": mpi.open_mpi_position,
@@ -120,6 +120,8 @@ def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept
     """Returns the bootstrap and what has to stay alive with it (the store that rank 0 hosts)."""
     if pipe.VARIABLE in environ:
         return pipe.from_pipe(environ[pipe.VARIABLE], timeout), None
+    if not torchrun.is_below_torchrun(environ):
+        pipe.check_given(environ)
     if torchrun.is_torchrun(environ):
         return torchrun.from_torchrun(environ, timeout)
     try:

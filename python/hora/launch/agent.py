@@ -91,6 +91,7 @@ class Agent:
             self._turn()
             if self._abandoned:
                 break
+        self._ranks.close()
         self._pipes.finish()
         self._say("end", left=self._ranks.leftovers() if self._has_started else "")
         self._writer.pump()

@@ -23,7 +23,7 @@ _FORWARDED_PREFIXES = (
 # An outer torchrun's store is not ours: a rank that believed these would wait for it in vain. Nor
 # is a place in an outer job.
 _OUTER_LAUNCHER = (
-    "HORA_BOOTSTRAP_FD", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID",
+    "HORA_BOOTSTRAP_FD", "HORA_LAUNCHER", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID",
     "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE",
     "HOROVOD_CROSS_RANK", "HOROVOD_CROSS_SIZE", "HOROVOD_HOSTNAME",
 )  # fmt: skip
@@ -106,6 +106,7 @@ def rank_environment(job: Mapping[str, str], place: Place, bootstrap_fd: int) ->
         "RANK": str(place.rank),
         "LOCAL_RANK": str(place.local_rank),
         "HORA_BOOTSTRAP_FD": str(bootstrap_fd),
+        "HORA_LAUNCHER": "horarun",
     }
     if "HOROVOD_HOSTNAME" in job:
         env.update(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hora.errors import HoraError
 from hora.launch.bootstrap_pipe import JobIdentity
 from hora.launch.gpu_slices import gpus_of_ranks
+from hora.launch.peer_notice import PeerNotice
 from hora.launch.placement import Placement
 from hora.launch.process_tree import descendants, reap_children, signal_processes
 from hora.launch.rank_process import RankProcess
@@ -24,6 +25,7 @@ class LocalRanks:
 
     def __init__(self) -> None:
         self.ranks: list[RankProcess] = []
+        self._notice: PeerNotice | None = None
         self._children_left = True
         self._killing = False
 
@@ -40,6 +42,7 @@ class LocalRanks:
     ) -> str | None:
         """Starts the ranks of ``host`` in order and says which could not be started, and why."""
         ranks = placement.ranks_of(host)
+        self._notice = PeerNotice(identity, placement.size, env)
         _allow_open_files(64 + 6 * len(ranks))
         with identity.closing():
             try:
@@ -70,7 +73,10 @@ class LocalRanks:
         return self._children_left and not any(rank.is_running for rank in self.ranks)
 
     def reap(self) -> list[RankProcess]:
-        """Takes note of the children that ended, and returns the ranks among them."""
+        """Takes note of the children that ended, and returns the ranks among them.
+
+        The other ranks are told of the first that failed: they may wait for it to meet them.
+        """
         ended, self._children_left = reap_children()
         by_pid = {rank.pid: rank for rank in self.ranks if rank.is_running}
         found = []
@@ -78,6 +84,9 @@ class LocalRanks:
             if rank := by_pid.get(pid):
                 rank.ended(status)
                 found.append(rank)
+        failed = [rank for rank in found if rank.exit_code and not rank.sent]
+        if failed and self._notice:
+            self._notice.send(failed[0].rank, failed[0].exit_code or 0)
         if self._killing and self._children_left:
             signal_processes(descendants(os.getpid()), signal.SIGKILL)  # forked since the last look
         return found
@@ -103,6 +112,11 @@ class LocalRanks:
             if rank.is_running:
                 rank.sent = signal.SIGKILL
         signal_processes(descendants(os.getpid()), signal.SIGKILL)
+
+    def close(self) -> None:
+        """Waits until others have heard of a rank that failed; for seconds at most."""
+        if self._notice:
+            self._notice.close()
 
     def leftovers(self) -> str:
         """What could not be ended, in words; "" when nothing is left."""

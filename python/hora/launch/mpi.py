@@ -16,6 +16,7 @@ from hora.launch.host_options import hosts_and_size
 from hora.launch.hosts import Host
 
 _ANSWER_LIMIT_S = 20.0
+_OUTER = ("HORA_BOOTSTRAP_FD", "HORA_LAUNCHER")
 _PLACES = ("OMPI_COMM_WORLD_", "PMI_", "MPI_LOCAL", "PMIX_")
 
 
@@ -37,7 +38,7 @@ def hand_over_to_mpirun(
     hosts, size = hosts_and_size(args)
     environment = {
         name: value for name, value in environ.items()
-        if name != "HORA_BOOTSTRAP_FD" and not name.startswith(_PLACES)
+        if name not in _OUTER and not name.startswith(_PLACES)
     }  # fmt: skip
     # Not secret: by this name the ranks find each other's files.
     environment = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,19 +28,12 @@ from hora.launch.store import (
     interfaces_of,
     needs_store,
     resolve,
-    tell_ranks,
 )
 from hora.launch.terminal import Terminal
 
-_MESSAGE_LIMIT_S = 3.0
-
 
 class OneHostCrew(LocalRanks):
-    """A ``Crew``: the ranks are this process's children.
-
-    Of several nodes, it also tells the others of the first rank that fails here: they may wait for
-    it to meet them.
-    """
+    """A ``Crew``: the ranks are this process's children."""
 
     def __init__(
         self,
@@ -58,8 +50,6 @@ class OneHostCrew(LocalRanks):
         self._screen = screen
         self._events = events
         self._held: list[Any] = []  # closed at the end
-        self._identity: JobIdentity | None = None
-        self._message: threading.Thread | None = None
         self._node = spec.where if isinstance(spec.where, OneOfSeveralNodes) else None
 
     @property
@@ -75,7 +65,6 @@ class OneHostCrew(LocalRanks):
         except (HoraError, OSError) as error:
             self._events.cannot_start([str(error)])
             return
-        self._identity = identity
         inherited = {**terminal_variables(spec.size), **os.environ}
         env = job_environment(inherited, spec.settings, around)
         problem = self.start_ranks(
@@ -124,23 +113,6 @@ class OneHostCrew(LocalRanks):
         self._outputs.add(process.rank, process.take_pipes())
         self._events.rank_started(process)
 
-    def reap(self) -> list[RankProcess]:
-        """As of ``LocalRanks``."""
-        ended = super().reap()
-        failed = [rank for rank in ended if rank.exit_code and not rank.sent]
-        if self._node and self._identity and failed and not self._message:
-            rank, identity = failed[0].rank, self._identity
-            # What the rank itself has said is more, and has come before.
-            problem = f"rank {rank} on {os.uname().nodename} ended before all ranks had met"
-            self._message = threading.Thread(
-                target=tell_ranks,
-                args=(identity.store, identity.job_id, identity.key),
-                kwargs={"settings": self._spec.settings, "rank": rank, "problem": problem},
-                daemon=True,
-            )
-            self._message.start()
-        return ended
-
     def seconds_left(self) -> float | None:
         """Nothing here happens at a time."""
         return None
@@ -150,7 +122,6 @@ class OneHostCrew(LocalRanks):
 
     def close(self) -> None:
         """Frees the port and ends the store."""
-        if self._message:
-            self._message.join(_MESSAGE_LIMIT_S)
+        super().close()
         for held in self._held:
             held.close()

@@ -10,7 +10,7 @@ from hora.errors import UsageError
 from hora.launch.handover import Handover, refuse_ours, split_words
 
 # A variable of the outer launcher would make the ranks believe that they are its.
-_OUTER = ("HORA_BOOTSTRAP_FD",)
+_OUTER = ("HORA_BOOTSTRAP_FD", "HORA_LAUNCHER")
 
 
 def hand_over_to_srun(

@@ -6,9 +6,12 @@ import importlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hora.errors import HoraError, UsageError
+
+if TYPE_CHECKING:
+    from hora.launch.bootstrap_pipe import JobIdentity
 
 INTERFACES = "HORA_NETWORK_INTERFACES"
 LOOPBACK = "127.0.0.1"
@@ -51,16 +54,16 @@ def host_store(
     return StoreHost(endpoint(resolve(address), port), job_id, key)
 
 
-def tell_ranks(
-    address: str, job_id: str, key: str, *, settings: Mapping[str, str], rank: int, problem: str
-) -> None:
-    """Says to all ranks that wait at this store why ``rank`` will not come; nothing once all have.
+def tell_ranks(identity: JobIdentity, settings: Mapping[str, str], rank: int, problem: str) -> None:
+    """Says to all ranks that wait to meet why ``rank`` will not come; nothing once all have.
 
-    Blocks for a second or two; tells nobody where there is no store. The core reads this process's
+    Blocks for a second or two; tells nobody where nobody listens. The core reads this process's
     environment, as in ``host_store``.
     """
     os.environ.update({name: value for name, value in settings.items() if name[:5] == "HORA_"})
-    _native("tell_peers")(address, "", job_id, bytes.fromhex(key), rank, problem)
+    key = bytes.fromhex(identity.key)
+    tell = _native("tell_peers")
+    tell(identity.store, identity.rendezvous, identity.job_id, key, rank, problem)
 
 
 def choose_address(interfaces: Sequence[str], towards: str) -> str:

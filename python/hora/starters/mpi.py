@@ -88,7 +88,7 @@ def by_second_names(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _daemons_namespace(environ: Mapping[str, str]) -> str:
-    """"" where mpirun tells none."""
+    """Of the daemon; nothing where mpirun tells none."""
     return environ.get(_DAEMON, "").partition(";")[0].rpartition(".")[0]
 
 

@@ -7,13 +7,27 @@ import os
 import select
 import stat
 import time
+from collections.abc import Mapping
 
 from hora.errors import HoraError, UsageError
 from hora.starters.place import MAX_SIZE, Bootstrap, keep_key, whole_number
 
 VARIABLE = "HORA_BOOTSTRAP_FD"
+LAUNCHER = "HORA_LAUNCHER"
 DOCUMENT_VERSION = 2
 _DOCUMENT_LIMIT_BYTES = 64 << 10
+
+
+def check_given(environ: Mapping[str, str]) -> None:
+    """Raises UsageError in a rank of horarun that has lost its pipe: alone, it would wait in vain.
+
+    Not below a launcher that such a rank has started.
+    """
+    if environ.get(LAUNCHER) == "horarun" and VARIABLE not in environ:
+        raise UsageError(
+            f"{VARIABLE} is not set, although horarun has started this process ({LAUNCHER} is "
+            "set): pass the variable and its descriptor on, or unset both for a single process"
+        )
 
 
 def from_pipe(value: str, timeout: float) -> Bootstrap:

@@ -48,6 +48,11 @@ def is_torchrun(environ: Mapping[str, str]) -> bool:
     return any(name in environ for name in PLACE)
 
 
+def is_below_torchrun(environ: Mapping[str, str]) -> bool:
+    """Whether it is torchrun itself, and nobody else who sets the same variables."""
+    return _RUN in environ
+
+
 def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept | None]:
     """Returns the bootstrap and what to keep with it. Blocks for at most ``timeout``.
 

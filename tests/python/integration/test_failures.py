@@ -126,6 +126,25 @@ def test_rank_that_exits_cleanly_is_named_by_those_that_need_it() -> None:
     assert re.search(r"\[0\].*ShutDownError.*rank 1", output), output
 
 
+def test_a_rank_without_its_pipe_is_told_to_all() -> None:
+    """Alone it would be a job of one; with what torchrun sets as well, it would wait in vain."""
+    code, output = run(
+        BARE + "import os, time\n"
+        "if os.environ['RANK'] == '1': del os.environ['HORA_BOOTSTRAP_FD']\n"
+        "begun = time.monotonic()\n"
+        "try: hvd.init()\n"
+        "except hvd.HoraError as error:\n"
+        "    print('after', time.monotonic() - begun, error, flush=True)\n"
+        "    raise SystemExit(3)\n",
+        3,
+    )
+    assert code == 3
+    assert re.search(r"\[1\].*HORA_BOOTSTRAP_FD is not set, although horarun", output), output
+    told = r"\[[02]\] after .*rank 1 on \S+ ended before all ranks had met \(exit code 3\)"
+    assert len(re.findall(told, output)) == 2, output
+    assert max(float(seconds) for seconds in re.findall(r"after (\S+)", output)) < 5, output
+
+
 def test_stall_is_reported_by_every_rank_and_ends() -> None:
     code, output = run(
         BARE + "import time\n"

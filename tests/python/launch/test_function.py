@@ -47,7 +47,9 @@ def test_the_environment_holds_only_what_was_asked_for(monkeypatch):
         return {k: v for k, v in os.environ.items() if k.startswith(("HORA_", "HOROVOD_"))}
 
     (plain,) = hora.run(ours)
-    assert plain.keys() == {"HORA_BOOTSTRAP_FD", "HOROVOD_FUSION_THRESHOLD"}
+    assert plain.keys() == {
+        "HORA_BOOTSTRAP_FD", "HORA_LAUNCHER", "HOROVOD_FUSION_THRESHOLD"
+    }  # fmt: skip
     (set_up,) = hora.run(ours, start_timeout=50, horovod=True)
     assert set_up["HORA_START_TIMEOUT_SECONDS"] == "50"
     assert set_up["HORA_FUSION_THRESHOLD_BYTES"] == "77"
