@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "hora/base/format.h"
+#include "hora/base/logging.h"
 #include "hora/bindings/dlpack_abi.h"
+#include "hora/bindings/inside_python.h"
 #include "hora/bindings/raise.h"
 
 namespace hora::bindings {
@@ -12,22 +14,12 @@ namespace {
 
 namespace py = pybind11;
 
-bool HasInterpreter() {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsInitialized() != 0 && Py_IsFinalizing() == 0;
-#else
-  return Py_IsInitialized() != 0 && _Py_IsFinalizing() == 0;
-#endif
-}
-
 // Lets go of the tensor whose memory somebody of the core has held. Any thread; what is left when
 // the interpreter ends goes with the process.
 struct DropTensor {
   PyObject* tensor;
   void operator()(std::byte*) const noexcept {
-    if (!HasInterpreter()) return;
-    const py::gil_scoped_acquire gil;
-    Py_DECREF(tensor);
+    if (const InsidePython inside; inside.ok()) Py_DECREF(tensor);
   }
 };
 
@@ -37,8 +29,8 @@ Result<std::shared_ptr<std::byte>> AllocateTensor(int device, std::size_t bytes,
     return Fail(Error(StatusCode::kResource, "there are no {} bytes on cuda:{} for a result: {}",
                       bytes, device, why));
   };
-  if (!HasInterpreter()) return failed("Python is ending");
-  const py::gil_scoped_acquire gil;
+  const InsidePython inside;
+  if (!inside.ok()) return failed("Python is ending");
   try {
     py::object tensor =
         CallsOnDevice().allocate(device, bytes, reinterpret_cast<std::uintptr_t>(stream.native));
@@ -72,6 +64,20 @@ DeviceStream CurrentStream(StreamQuery query, int device) {
 }
 
 RankDevice::Allocate ResultAllocator() { return AllocateTensor; }
+
+void EmptyCache(int device) {
+  const InsidePython inside;
+  if (!inside.ok()) return;
+  const py::object& empty_cache = CallsOnDevice().empty_cache;
+  if (!empty_cache || empty_cache.is_none()) return;
+  try {
+    empty_cache(device);
+  } catch (const std::exception& failure) {
+    Log(LogLevel::kWarning, -1,
+        fmt::format("PyTorch could not give back memory of cuda:{} that it does not use: {}",
+                    device, failure.what()));
+  }
+}
 
 py::handle TensorOf(const std::shared_ptr<std::byte>& memory) {
   const auto* drop = std::get_deleter<DropTensor>(memory);
