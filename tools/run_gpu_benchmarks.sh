@@ -5,6 +5,7 @@
 # Usage: tools/run_gpu_benchmarks.sh, with tools/gpu_build.sh's variables and
 #
 #   PARTS    some of "pack submit step staged" only; figures of the others stay as they are
+#   LIMIT_S  stop after so many seconds, building among them, and say what is left (exit code 75)
 #   COMMIT   where the tree is no clone: the commit that is measured
 #   RESULTS  the folder of the records
 set -euo pipefail
@@ -25,4 +26,5 @@ fi
 options=(--pack-bench build/gpu/tests/gpu/pack_bench)
 if [ -n "${RESULTS:-}" ]; then options+=(--output "$RESULTS"); fi
 if [ -n "${PARTS:-}" ]; then options+=(--parts "$PARTS"); fi
+if [ -n "${LIMIT_S:-}" ]; then options+=(--limit "$((LIMIT_S > SECONDS ? LIMIT_S - SECONDS : 1))"); fi
 exec "$python" benchmarks/gpu/run.py "${options[@]}"

@@ -4,9 +4,10 @@
 
 Writes benchmarks/results/gpu.jsonl and gpu.md after each part, and prints the latter in the end.
 Each record has the GPU, the versions, the commit and the command. With ``--parts`` only some are
-measured; the figures of the others stay, where they are of this commit on this machine. Without a
-GPU it says so and writes nothing. The exit code is 1 when a part could not be measured; a goal that
-is missed is not an error. `make bench-gpu` builds what this needs.
+measured, with ``--limit`` those for which there is time; the figures of the others stay, where they
+are of this commit on this machine. Without a GPU it says so and writes nothing. The exit code is 1
+when a part could not be measured, 75 when the time was up before; a goal that is missed is not an
+error. `make bench-gpu` builds what this needs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import report  # noqa: E402
 
 Record = dict[str, Any]
 LIMIT_S = 240
+TIME_IS_UP = 75
 SECTIONS = ("pack", "submit", "step", "staged")
 # Figures are of the same kind where these are the same.
 SAME = ("gpu", "driver", "cuda", "torch", "nccl", "commit")
@@ -47,12 +50,12 @@ def records_of(section: str, output: str) -> list[Record]:
     return found
 
 
-def run_part(section: str, words: Sequence[str]) -> list[Record]:
+def run_part(section: str, words: Sequence[str], limit_s: float = LIMIT_S) -> list[Record]:
     """Runs one program; its records, or one with the reason why there are none."""
     print(f"bench-gpu: {shlex.join(words)}", file=sys.stderr, flush=True)
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL,
+            words, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL,
             check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -89,16 +92,18 @@ def parts(pack_bench: str) -> Iterator[tuple[str, list[str]]]:
     python = sys.executable
     launch = [python, "-m", "hora.launch", "--no-prefix"]
     over_nccl = [*launch, "-np", "1", "--gpu-backend", "nccl", python]
+    calling_it = ["env", "HORA_NCCL_ALONE=1", *over_nccl]
     yield "pack", [pack_bench]
     yield "pack", [python, str(HERE / "pack.py")]
-    yield "submit", [*over_nccl, str(HERE / "submit.py")]
+    yield "submit", [*calling_it, str(HERE / "submit.py")]
     yield "step", [*over_nccl, str(HERE / "step.py")]
+    yield "step", [*calling_it, str(HERE / "step.py")]
     staged = [*launch, "-np", "2", "--gpu-backend", "staged", python]
     yield "staged", [*staged, str(HERE / "staged.py")]
 
 
-def kept(path: Path, here: Record, measured: Sequence[str]) -> list[Record]:
-    """Records of an earlier run, but for those of the parts that are measured now."""
+def kept(path: Path, here: Record) -> list[Record]:
+    """Figures of an earlier run of this commit on this machine."""
     try:
         earlier = report.read_jsonl(path)
     except (OSError, ValueError):
@@ -106,8 +111,7 @@ def kept(path: Path, here: Record, measured: Sequence[str]) -> list[Record]:
     return [
         record
         for record in earlier
-        if record["section"] not in ("machine", *measured)
-        and all(record.get(name) == here[name] for name in SAME)
+        if record["section"] != "machine" and all(record.get(name) == here[name] for name in SAME)
     ]
 
 
@@ -135,6 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=report.RESULTS, metavar="D",
                         help="folder of gpu.jsonl and gpu.md (%(default)s)")  # fmt: skip
     parser.add_argument("--parts", default=" ".join(SECTIONS), help="what to measure (%(default)s)")
+    parser.add_argument("--limit", type=float, default=0, metavar="S", help="stop after so long")
     args = parser.parse_args(words)
     chosen = args.parts.split()
     if unknown := sorted(set(chosen) - set(SECTIONS)):
@@ -144,12 +149,26 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     here = machine(args.command)
     stamp = {name: here[name] for name in STAMP}
-    records = [here, *kept(args.output / "gpu.jsonl", here, chosen)]
+    records = [here, *kept(args.output / "gpu.jsonl", here)]
+    end = time.monotonic() + (args.limit or float("inf"))
+    begun, left = set(), []
     for section, program in parts(args.pack_bench):
-        if section in chosen:
-            records += [one | stamp for one in run_part(section, program)]
-            write(args.output, records)
+        if section not in chosen:
+            continue
+        left_s = end - time.monotonic()
+        if left_s < 1:
+            left.append(section)
+            continue
+        if section not in begun:  # its figures replace those of before
+            begun.add(section)
+            records = [one for one in records if one["section"] != section]
+        records += [one | stamp for one in run_part(section, program, min(left_s, LIMIT_S))]
+        write(args.output, records)
     print(write(args.output, records))
+    if left:
+        rest = " ".join(dict.fromkeys(left))
+        print(f'bench-gpu: the time was up; go on with: make bench-gpu PARTS="{rest}"')
+        return TIME_IS_UP
     return int(any("refusal" in record for record in records))
 
 

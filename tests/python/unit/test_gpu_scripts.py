@@ -144,7 +144,7 @@ def test_the_steps_are_listed_without_running_any():
 def test_make_hands_on_the_python_that_somebody_named():
     words = "make --no-print-directory -n test-gpu -f Makefile -f /dev/stdin"
     rule = r"'test-gpu: ; @:\n$(info named: [$(HORA_PYTHON)])\n'"
-    script = f"unset HORA_PYTHON PYTHON; printf {rule} | {words}"
+    script = f"unset HORA_PYTHON PYTHON MAKEFLAGS MAKEOVERRIDES MFLAGS; printf {rule} | {words}"
     for more, named in (("", ""), (" PYTHON=/a/python", "/a/python"), (" HORA_PYTHON=b", "b")):
         code, said = bash(script + more + " 2>/dev/null")
         assert code == 0 and f"named: [{named}]" in said
