@@ -43,7 +43,8 @@ __all__ = [
 
 _JOB_ID = "HORA_JOB_ID"
 _SOURCES = (
-    pipe.VARIABLE, pipe.LAUNCHER, _JOB_ID, FOLDER, SECRET_FILE, *torchrun.SOURCES, *mpi.SOURCES, *slurm.SOURCES,
+    pipe.VARIABLE, pipe.LAUNCHER, _JOB_ID, FOLDER, SECRET_FILE,
+    *torchrun.SOURCES, *mpi.SOURCES, *slurm.SOURCES,
 )  # fmt: skip
 _POSITIONS: dict[str, Callable[[Mapping[str, str]], Position]] = {
     "openmpi": mpi.open_mpi_position,

@@ -14,7 +14,7 @@ from typing import Any
 from hora.cli.check_parts import Finding
 from hora.cli.environment import cpu_flags
 from hora.errors import HoraError, UsageError
-from hora.launch.store import choose_address, interfaces_of
+from hora.launch.store import FAR_AWAY, choose_address, interfaces_of
 
 __all__ = ["machine_findings", "network_findings"]
 
@@ -23,8 +23,6 @@ _AVX2 = {"avx2", "fma", "f16c"}
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 _SMALL_SHM_BYTES = 64 << 20  # docker's default
 _STRICT_OVERCOMMIT = "2"
-# An address that nobody has (RFC 5737): the way there is that of the default route.
-_FAR_AWAY = "198.51.100.1"
 
 
 def machine_findings() -> list[Finding]:
@@ -53,9 +51,10 @@ def network_findings(environ: Mapping[str, str]) -> tuple[Finding, list[dict[str
         listed = core.network_interfaces()
     except (ImportError, RuntimeError) as error:
         return Finding(key, part, "absent", f"no interfaces can be listed: {error}"), []
+    asked = interfaces_of(environ)
     chosen, problem = "", ""
     try:
-        chosen = choose_address(interfaces_of(environ), _FAR_AWAY)
+        chosen = choose_address(asked, FAR_AWAY)
     except (HoraError, UsageError) as error:
         problem = str(error)
     interfaces = [
@@ -63,12 +62,15 @@ def network_findings(environ: Mapping[str, str]) -> tuple[Finding, list[dict[str
          "is_chosen": address == chosen}
         for name, address, length, is_up in listed
     ]  # fmt: skip
+    if problem and asked:
+        advice = "name one of those below in HORA_NETWORK_INTERFACES, or unset it"
+        return Finding(key, part, "failed", problem, advice), interfaces
     if problem:
         advice = "for several hosts, give --network-interfaces (or HORA_NETWORK_INTERFACES)"
         return Finding(key, part, "absent", problem, advice), interfaces
     names = [each["name"] for each in interfaces if each["is_chosen"]]
-    asked = "as HORA_NETWORK_INTERFACES says" if interfaces_of(environ) else "the default route"
-    detail = f"{names[0] if names else 'unnamed'} {chosen} ({asked})"
+    why = "as HORA_NETWORK_INTERFACES says" if asked else "the default route"
+    detail = f"{names[0] if names else 'unnamed'} {chosen} ({why})"
     return Finding(key, part, "ok", detail), interfaces
 
 

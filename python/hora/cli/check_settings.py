@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hora.cli.check_parts import Finding
-from hora.errors import HoraError
+from hora.errors import HoraError, UsageError
 from hora.launch.flags import BACKENDS
 from hora.launch.secret_file import read_secret
 from hora.launch.spelling import did_you_mean
-from hora.launch.store import checked_interfaces
+from hora.launch.store import (
+    FAR_AWAY,
+    INTERFACES,
+    checked_interfaces,
+    choose_address,
+    interfaces_of,
+)
 from hora.plugins import is_usable
 from hora.settings import (
     LOG_LEVELS,
@@ -61,6 +67,18 @@ def _folder(word: str) -> str:
     return word
 
 
+def _interfaces(word: str) -> str:
+    """Also that one of them is up on this host, where that can be told."""
+    value = checked_interfaces(word)
+    try:
+        choose_address(interfaces_of({INTERFACES: value}), FAR_AWAY)
+    except UsageError:
+        pass  # this installation's core cannot look
+    except HoraError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 def _secret(word: str) -> str:
     try:
         read_secret(Path(word))
@@ -91,7 +109,7 @@ KNOWN: Mapping[str, Reader] = {
     "HORA_LAUNCHER": _any,
     "HORA_LOG_LEVEL": one_of(*LOG_LEVELS),
     "HORA_MPI": _mpi,
-    "HORA_NETWORK_INTERFACES": checked_interfaces,
+    "HORA_NETWORK_INTERFACES": _interfaces,
     "HORA_NCCL_ALONE": one_of("0", "1"),
     "HORA_NCCL_LIBRARY": _any,
     "HORA_PINNED_MEMORY_BYTES": whole(0, 1 << 40),

@@ -21,7 +21,7 @@ from hora.launch.environment import Surroundings, job_environment
 from hora.launch.escalation import Escalation, Step
 from hora.launch.fates import count_oom_kills
 from hora.launch.guardian import guarded
-from hora.launch.host_checks import Findings, check_host
+from hora.launch.host_checks import Findings, check_host, host_identity
 from hora.launch.local_ranks import LocalRanks
 from hora.launch.messages import (
     SILENCE_LIMIT_S,
@@ -51,6 +51,7 @@ def main() -> None:
         hora=hora.__version__,
         python=sys.executable,
         host=socket.gethostname(),
+        identity=host_identity(),
         address=reached[2] if len(reached) == 4 else "",
     )
     os.write(STDOUT, hello)

@@ -53,6 +53,7 @@ class AgentHost:
         self.ranks: dict[int, RemoteRank] = {}
         self.problems: list[str] = []
         self.has_failed = False  # to start its ranks
+        self.identity = ""  # the same for two names of one host
         self.address = ""  # where ssh reached it, later the one that the job uses there
         self.port = 0  # reserved there for MASTER_PORT
         self._deadline: float | None = None

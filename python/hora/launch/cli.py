@@ -66,6 +66,7 @@ def read_line(argv: Sequence[str], program: str) -> JobSpec | Handover | None:
         return hand_over(args, command, settings, os.environ)
     environ = {**os.environ, **settings}
     placement, where = place_ranks(args, environ)
+    _refuse_mpi(environ.get("HORA_BACKEND", ""), placement.size, where is not None)
     if args.directory:
         _make_writable(args.directory, placement, where)
     style = OutputStyle(not args.no_prefix, args.prefix_timestamp, args.quiet, args.directory)
@@ -89,6 +90,17 @@ def main(argv: Sequence[str] | None = None, program: str = "horarun") -> int:
     if isinstance(spec, Handover):
         return spec.run()
     return guarded(lambda lifeline: Job(spec, lifeline).run())
+
+
+def _refuse_mpi(backend: str, size: int, has_several_hosts: bool) -> None:
+    """Ranks that no mpirun has started know nothing of each other in MPI."""
+    is_used = backend == "flat-mpi" or (backend == "mpi" and has_several_hosts)
+    if is_used and size > 1:
+        raise UsageError(
+            f"--backend {backend} (HORA_BACKEND): horarun starts the ranks itself, but only a "
+            "launcher of MPI makes them known to each other in MPI: start with mpirun or "
+            "horarun --mpi"
+        )
 
 
 def _read_config(path: str | None, parser: OptionParser) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hora.errors import HoraError
@@ -28,6 +29,20 @@ class Findings:
     def port_number(self) -> int:
         """0 where no port is held."""
         return int(self.port.getsockname()[1]) if self.port else 0
+
+
+def host_identity() -> str:
+    """The same for all agents that are on one host, whatever it was called; "" if nobody can say.
+
+    Containers with a network or processes of their own are hosts of their own, and so is the same
+    machine for another user.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        spaces = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("net", "pid")]
+    except OSError:
+        return ""
+    return "/".join(map(str, (boot, *spaces, os.geteuid())))
 
 
 def check_host(fields: Mapping[str, Any]) -> Findings:

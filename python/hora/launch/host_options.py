@@ -60,8 +60,8 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         help="the other hosts' Python (default: the same path as here)",
     )  # fmt: skip
     hosts.add_argument(
-        "--connect-timeout", type=typed(seconds(3600, low=0.1)), default="5", metavar="S",
-        help="give up on a host that does not answer (default 5)",
+        "--connect-timeout", type=typed(seconds(3600, low=0.1)), default="4", metavar="S",
+        help="give up on a host that does not answer (default 4)",
     )  # fmt: skip
     add_settings(hosts, _NETWORK)
     nodes = parser.add_argument_group("several hosts, horarun started once on each (as torchrun)")

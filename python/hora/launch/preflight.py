@@ -61,11 +61,24 @@ class Preflight:
                 )
             agent.address = str(message["address"])
             agent.stage = Stage.GREETED
+            agent.identity = str(message.get("identity", ""))
+            self._refuse_second_name(agent)
             return
         agent.problems += [f"{agent.name}: {problem}" for problem in message["problems"]]
         agent.address, agent.port = str(message["address"]), int(message["port"])
         agent.stage = Stage.CHECKED
         agent.wait(None)
+
+    def _refuse_second_name(self, agent: AgentHost) -> None:
+        """Ranks of one host that take themselves for those of two would use its network."""
+        same = [one for one in self._agents if one.identity and one.identity == agent.identity]
+        if len(same) > 1:
+            first, last = same[0], same[-1]
+            slots = sum(one.host.slots for one in same)
+            last.fail(
+                f"this is the same host as {first.name}: name it once, with all that it has room "
+                f"for ({first.name}:{slots})"
+            )
 
     def go_on(self) -> None:
         """Asks agents that have answered to check their host, once it is clear where to meet."""

@@ -29,7 +29,7 @@ class SshOptions:
     identity_file: str | None = None
     options: tuple[str, ...] = ()
     python: str = ""
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: float = 4.0
 
 
 def agent_words(python: str = "") -> list[str]:

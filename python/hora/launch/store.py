@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 INTERFACES = "HORA_NETWORK_INTERFACES"
 LOOPBACK = "127.0.0.1"
+# An address that nobody has (RFC 5737): the way there is that of the default route.
+FAR_AWAY = "198.51.100.1"
 
 
 class StoreHost:

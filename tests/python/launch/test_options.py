@@ -67,6 +67,8 @@ def test_only_near_misses_are_suggested(word):
         (["-np", "2", "--grace-period", "nan", "true"], "'nan' is not a number of seconds"),
         (["-np", "2", "--grace-period", "-1", "true"], "'-1' is not a number of seconds"),
         (["-np", "2", "--log-level", "loud", "true"], "trace"),
+        (["-np", "2", "--backend", "flat-mpi", "true"], "start with mpirun or horarun --mpi"),
+        (["-H", "h1:1,h2:1", "--backend", "mpi", "true"], "--backend mpi (HORA_BACKEND): horarun"),
         (["-np", "2", "--output-dir", "/proc/none", "true"], "--output-dir /proc/none"),
     ],
 )
@@ -74,6 +76,12 @@ def test_mistakes_are_explained(words, message):
     with pytest.raises(UsageError) as caught:
         parse(words)
     assert message in str(caught.value)
+
+
+def test_one_host_needs_no_mpi_between_hosts(monkeypatch):
+    assert parse(["-np", "2", "--backend", "mpi", "true"])
+    monkeypatch.setenv("HORA_BACKEND", "flat-mpi")
+    assert parse(["-np", "1", "true"])
 
 
 def test_mistakes_end_with_code_2_and_without_a_traceback(launch):

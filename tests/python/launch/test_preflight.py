@@ -57,6 +57,24 @@ def test_a_silent_host_is_given_up(ssh, launch):
     assert FAILURES["refused"] in err
 
 
+def test_a_silent_host_is_given_up_within_5_s_of_the_start(ssh, launch):
+    begin = time.monotonic()
+    code, _, err = launch("-H", "one,hangs", "true")
+    assert code == 126
+    assert "hangs: no answer from its ssh port within 4 s (--connect-timeout)" in err
+    assert time.monotonic() - begin < 5
+
+
+def test_two_names_of_one_host(ssh, launch, tmp_path):
+    """The name of this machine, and one that only ssh knows for it."""
+    words = ("-H", "localhost:1,again:2,two:1", "sh", "-c", f"touch {tmp_path}/started")
+    code, _, err = launch(*words)
+    assert code == 126
+    assert "hora: again: this is the same host as localhost: name it once" in err
+    assert "with all that it has room for (localhost:3)" in err
+    assert not (tmp_path / "started").exists()
+
+
 def test_no_interpreter_there(ssh, launch):
     code, _, err = launch("-H", "one", "--remote-python", "/no/python", "true")
     assert code == 126

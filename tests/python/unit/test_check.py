@@ -168,7 +168,16 @@ def test_the_network_names_the_interface_of_a_job(monkeypatch):
     assert found.state == "ok" and found.detail.startswith("lo 127.0.0.1")
     assert [each["name"] for each in interfaces if each["is_chosen"]] == ["lo"]
     found, _ = check_machine.network_findings({"HORA_NETWORK_INTERFACES": "nothing7"})
-    assert found.state == "absent" and "nothing7" in found.detail
+    assert found.state == "failed" and "nothing7" in found.detail
+
+
+def test_an_interface_that_is_not_there_is_no_good_setting(quick, monkeypatch, capsys):
+    pytest.importorskip("hora._core")
+    monkeypatch.setenv("HORA_NETWORK_INTERFACES", "eth9")
+    assert main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert "before this is mended: network, HORA_NETWORK_INTERFACES" in out
+    assert "eth9" in out.partition("fix: correct it, or unset HORA_NETWORK_INTERFACES")[0]
 
 
 def test_a_terminal_gets_a_table(monkeypatch, capsys):
