@@ -62,6 +62,11 @@ class CollectiveBackend {
   // group is lost (the data plane is out of step); the message names the ranks that were waited
   // for. One thread at a time.
   virtual Status Execute(CollectiveCall& call) = 0;
+
+  // Whether Execute may be called while call.stream is captured into a graph, which then does on
+  // every replay what it puts there. kInvalidArgument means in such a call that something is not
+  // there yet that the same call makes outside of a capture: nothing was done, the group goes on.
+  virtual bool CanBeCaptured() const { return false; }
 };
 
 }  // namespace hora

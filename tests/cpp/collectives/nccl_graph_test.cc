@@ -1,73 +1,11 @@
 // What NCCL's backend puts on a stream can be captured once and replayed.
-#include <map>
-#include <utility>
-
+#include "collectives/graph_step.h"
 #include "collectives/nccl_ranks.h"
 
 namespace hora {
 namespace {
 
-constexpr int kRanks = 2;
-using Floats = std::vector<float>;
-
-OpParams OfFloats(ReduceOp op, double prescale = 1) {
-  return Params(DType::kFloat32, op, prescale);
-}
-
-// The calls of a training step, on memory that stays where it is: of every kind, with the fusion
-// memory and without.
-class Step {
- public:
-  explicit Step(int rank) : rank_(rank) {
-    const std::size_t to_me = rank == 0 ? 70 : 33;
-    const std::pair<const char*, std::size_t> sizes[] = {
-        {"a", 10},      {"b", 300},   {"c", 41},         {"sum", 41},       {"max", 41},
-        {"gather", 5},  {"of 0", 5},  {"of 1", 5},       {"root", 17},      {"received", 17},
-        {"to 0", 70},   {"to 1", 33}, {"from 0", to_me}, {"from 1", to_me}, {"share 0", 9},
-        {"share 1", 9}, {"share", 9}};
-    for (const auto& [name, size] : sizes) memory_[name].resize(size);
-  }
-
-  // Other numbers in every round and rank.
-  void Fill(int round) {
-    float next = static_cast<float>(10000 * round + 100 * rank_);
-    for (auto& [name, floats] : memory_) {
-      for (float& value : floats) value = next += 1;
-    }
-  }
-
-  std::vector<CollectiveCall> Calls() {
-    const std::uint64_t to_0 = On({"to 0"}).size(), to_1 = On({"to 1"}).size();
-    std::vector<CollectiveCall> calls;
-    calls.push_back(
-        AllreduceCall(OfFloats(ReduceOp::kAverage, 0.5), kRanks, On({"a", "b"}), On({"a", "b"})));
-    calls.back().fused = true;
-    calls.push_back(AllreduceCall(OfFloats(ReduceOp::kSum), kRanks, On({"c"}), On({"sum"})));
-    calls.push_back(AllreduceCall(OfFloats(ReduceOp::kMax), kRanks, On({"c"}), On({"max"})));
-    calls.back().absent = RankSet::Of(1);
-    calls.push_back(AllgatherCall(On({"gather"}), {On({"of 0"}), On({"of 1"})}));
-    calls.push_back(BroadcastCall(1, kRanks, On({"root"}), On({"received"})));
-    calls.push_back(AlltoallCall({to_0, to_1, to_0, to_1}, {On({"to 0"}), On({"to 1"})},
-                                 {On({"from 0"}), On({"from 1"})}));
-    calls.push_back(ReducescatterCall(OfFloats(ReduceOp::kSum), {On({"share 0"}), On({"share 1"})},
-                                      On({"share"})));
-    return calls;
-  }
-
-  const std::map<std::string, Floats>& memory() const { return memory_; }
-
- private:
-  ByteStream On(std::initializer_list<const char*> names) {
-    std::vector<std::span<std::byte>> segments;
-    for (const char* name : names) {
-      segments.push_back(std::as_writable_bytes(std::span(memory_.at(name))));
-    }
-    return ByteStream(std::move(segments));
-  }
-
-  const int rank_;
-  std::map<std::string, Floats> memory_;
-};
+constexpr int kRanks = GraphStep::kSize;
 
 class NcclGraph : public testing::Test {
  protected:
@@ -79,7 +17,7 @@ class NcclGraph : public testing::Test {
 };
 
 // Puts the step on the stream; the host waits for nothing.
-void Put(NcclOnHost& rank, Step& step) {
+void Put(NcclOnHost& rank, GraphStep& step) {
   for (CollectiveCall& call : step.Calls()) {
     call.params.device.type = DeviceType::kCuda;
     call.stream = rank.stream();
@@ -94,7 +32,7 @@ void AwaitStreams(NcclRanks& group) {
 
 TEST_F(NcclGraph, IsCapturedAfterOneRoundAndReplayedWithOtherNumbers) {
   NcclRanks group(kRanks);
-  std::vector<Step> steps = {Step(0), Step(1)};
+  std::vector<GraphStep> steps = {GraphStep(0), GraphStep(1)};
   for (const int rank : group.ranks()) {  // memory and registrations are there from here on
     steps[rank].Fill(0);
     Put(group.backend(rank), steps[rank]);
@@ -117,7 +55,7 @@ TEST_F(NcclGraph, IsCapturedAfterOneRoundAndReplayedWithOtherNumbers) {
   EXPECT_EQ(group.device().allocated_device(), allocated);
   EXPECT_EQ(FakeNcclControls().registrations, registrations);
 
-  std::vector<Step> eager = {Step(0), Step(1)};
+  std::vector<GraphStep> eager = {GraphStep(0), GraphStep(1)};
   for (int round = 1; round <= 3; ++round) {
     for (const int rank : group.ranks()) {
       steps[rank].Fill(round);
@@ -133,6 +71,22 @@ TEST_F(NcclGraph, IsCapturedAfterOneRoundAndReplayedWithOtherNumbers) {
       EXPECT_EQ(steps[rank].memory(), eager[rank].memory()) << "rank " << rank;
     }
   }
+}
+
+// Only what was refused before anything happened may be called off; this one was not.
+TEST_F(NcclGraph, WhatNcclRefusesIsNoRefusalOfACapture) {
+  NcclRanks group(kRanks);
+  std::vector<float> values(10, 1.0F);
+  const ByteStream stream({std::as_writable_bytes(std::span(values))});
+  CollectiveCall call =
+      AllreduceCall(Params(DType::kFloat32, ReduceOp::kSum), kRanks, stream, stream);
+  call.params.device.type = DeviceType::kCuda;
+  call.stream = group.backend(0).stream();
+  FakeNcclControls().faults.failure = nccl::Result::kInvalidArgument;
+  FakeNcclControls().faults.fail_at = 1;
+  EXPECT_EQ(group.backend(0).backend().Execute(call).code(), StatusCode::kInternal);
+  EXPECT_FALSE(group.backend(0).backend().Check().ok());
+  FakeNcclControls().faults.Clear();
 }
 
 }  // namespace

@@ -105,6 +105,17 @@ NcclMoves::Scaling NcclMoves::ScalingOf() const {
   return scaling;
 }
 
+Result<std::byte*> NcclMoves::Memory(std::size_t bytes) {
+  if (memory_.Has(bytes, call_.fused)) return memory_.Reserve(bytes, call_.fused);
+  const Result<bool> capturing = runtime_.IsCapturing(call_.stream);
+  if (!capturing) return Fail(capturing.error());
+  if (!*capturing) return memory_.Reserve(bytes, call_.fused);
+  return Fail(Error(StatusCode::kInvalidArgument,
+                    "{} needs {} bytes that are not there yet, while its stream is being captured "
+                    "into a CUDA graph: run the same operation once before the capture",
+                    ToString(call_.params.kind), bytes));
+}
+
 // A batch of several tensors may lie together on one rank, and apart on another.
 std::byte* NcclMoves::Lying(ByteStream& stream, std::uint64_t bytes, std::size_t alignment) {
   return call_.fused ? nullptr : InOnePiece(stream, 0, bytes, alignment);
@@ -316,9 +327,6 @@ Status NcclMoves::Alltoall() {
   const std::size_t self = call_.size == 1
                                ? call_.inputs.size()
                                : static_cast<std::size_t>(communicator_->options().rank);
-  Status status;
-  if (call_.size != 1) status = Copy(call_.inputs[self], call_.outputs[self], Bytes());
-  if (!status.ok()) return status;
   std::byte* from = Lying(call_.inputs, 1);
   std::byte* to = Lying(call_.outputs, 1);
   const bool packs = from == nullptr, unpacks = to == nullptr;
@@ -329,6 +337,9 @@ Status NcclMoves::Alltoall() {
     if (packs) from = *memory;
     if (unpacks) to = *memory + sent;
   }
+  Status status;
+  if (call_.size != 1) status = Copy(call_.inputs[self], call_.outputs[self], Bytes());
+  if (!status.ok()) return status;
   if (packs) status = Pack(call_.inputs, from, Bytes());
   if (!status.ok()) return status;
   void* const stream = call_.stream.native;

@@ -26,6 +26,9 @@ class NcclFusionMemory {
   // `alike`: all ranks ask for some in this very call. The device is current to the caller.
   // kResource names the rank, and what DeviceBuffer does.
   Result<std::byte*> Reserve(std::size_t bytes, bool alike);
+  bool Has(std::size_t bytes, bool alike) const {  // whether Reserve would allocate nothing
+    return bytes <= (alike ? alike_ : own_).whole().size();
+  }
 
  private:
   NcclCommunicator& communicator_;
@@ -60,7 +63,9 @@ class NcclMoves {
   };
   Scaling ScalingOf() const;
 
-  Result<std::byte*> Memory(std::size_t bytes) { return memory_.Reserve(bytes, call_.fused); }
+  // Before anything is put on the stream. kInvalidArgument: the stream is being captured, and there
+  // is too little: what is allocated then could be registered only by breaking the capture.
+  Result<std::byte*> Memory(std::size_t bytes);
   // Where they lie, as far as NCCL may be called with that; else null.
   std::byte* Lying(ByteStream& stream, std::uint64_t bytes, std::size_t alignment);
   std::byte* Lying(std::vector<ByteStream>& streams, std::size_t alignment);

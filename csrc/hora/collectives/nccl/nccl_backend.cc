@@ -94,9 +94,13 @@ void NcclBackend::Retune(const Tuning&) {}  // NCCL tunes itself
 
 Status NcclBackend::Execute(CollectiveCall& call) {
   const Status status = state_->Execute(call);
+  if (status.ok()) return status;
+  // A capture was refused memory, and nothing is on any stream.
+  const bool is_refused = status.code() == StatusCode::kInvalidArgument;
+  if (is_refused && state_->communicator().Check().ok()) return status;
   // Peers must not wait for what was not put on this rank's stream.
-  if (!status.ok()) Abort(status);
-  return status;
+  Abort(status);
+  return is_refused ? Status(StatusCode::kInternal, status.message()) : status;
 }
 
 Status NcclBackend::Check() { return state_->communicator().Check(); }

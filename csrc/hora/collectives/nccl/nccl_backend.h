@@ -40,6 +40,7 @@ class NcclBackend final : public CollectiveBackend {
   bool Supports(const OpParams& params) const override;
   void Retune(const Tuning& tuning) override;
   Status Execute(CollectiveCall& call) override;
+  bool CanBeCaptured() const override { return true; }
 
   // Any thread. Check: not OK, the streams are released, the group is lost; Abort: so it is.
   Status Check();
