@@ -58,6 +58,28 @@ def machine(command: str) -> Record:
     return {name: value for name, value in found.items() if name not in ("section", "when")}
 
 
+class Ending:
+    """SIGTERM ends the run only where what was started is known, and so ends, too."""
+
+    def __init__(self) -> None:
+        self._is_wanted = self._is_allowed = False
+
+    def handle(self, *_: object) -> None:
+        """Of the signal."""
+        self._is_wanted = True
+        if self._is_allowed:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def allow(self, is_allowed: bool) -> None:
+        """Raises what came while it was not allowed."""
+        self._is_allowed = is_allowed
+        if is_allowed and self._is_wanted:
+            raise SystemExit(128 + signal.SIGTERM)
+
+
+ENDING = Ending()
+
+
 def run_command(
     command: Sequence[str], environ: dict[str, str], output: Path, limit_s: float
 ) -> int:
@@ -68,10 +90,12 @@ def run_command(
             env={**os.environ, **environ}, start_new_session=True,
         )  # fmt: skip
         try:
+            ENDING.allow(True)
             return process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return -1
         finally:
+            ENDING.allow(False)
             _end(process)
 
 
@@ -248,9 +272,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.list:
         print(*(f"{one.part}: {one.name}: {shlex.join(one.command)}" for one in chosen), sep="\n")
         return 0
-    # A run that is told to end ends what it has started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return run_all(chosen, setting, args)
+    before = signal.signal(signal.SIGTERM, ENDING.handle)
+    try:
+        return run_all(chosen, setting, args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
