@@ -5,6 +5,7 @@ Pure descriptions; tools/gpu_tests.py runs them.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from sanitizer_errors import judge, read_known
 
-__all__ = ["PARTS", "Setting", "Step", "installed_sanitizer", "probe", "steps"]
+__all__ = ["PARTS", "Setting", "Step", "installed_nccl", "installed_sanitizer", "probe", "steps"]
 
 PARTS = ("cpp", "np1", "np2", "np4", "sanitizer")
 STEP_LIMIT_S = 400
@@ -26,8 +27,10 @@ BRIEF = (*(f"tests/python/parallel/test_parallel_{name}.py"
 # Enough for each kind of memory, and for what is left when the group is left and joined again.
 SANITIZED = ("tests/gpu/test_errors.py", "-k",
              "stay_on_the_device or beside_gpu_tensors or joined_again")  # fmt: skip
-# The one needs as much memory as compute-sanitizer keeps books of.
-KERNELS = ("--gtest_brief=1", "--gtest_filter=-*FourGigabytes*")
+# The one needs as much memory as compute-sanitizer keeps books of, the other is NCCL's own kernels.
+KERNELS = ("--gtest_brief=1", "--gtest_filter=-*FourGigabytes*:NcclGpuTest*")
+# NCCL is called by a single rank, too.
+ALONE = {"HORA_NCCL_ALONE": "1"}
 TOOLS = {
     "memcheck": ("--leak-check", "full", "--report-api-errors", "no"),
     "racecheck": (),
@@ -44,6 +47,7 @@ class Setting:
     build: Path
     logs: Path
     sanitizer: str = "compute-sanitizer"
+    nccl: str = ""  # PyTorch's, which a program without Python does not find; empty: the linker's
 
     @property
     def kernels(self) -> str:
@@ -52,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """One command. Its output is ``logs/name/output``, that of rank N ``logs/name/rank.N/…``."""
+    """One command. Its output is ``logs/name/output``, that of ranks in files beside it."""
 
     part: str
     name: str
@@ -60,16 +64,20 @@ class Step:
     environ: dict[str, str] = field(default_factory=dict)
     is_pytest: bool = False
     is_sanitized: bool = False
+    must_say: str = ""  # what its output has to contain: that nothing was skipped
 
     def outputs(self, folder: Path) -> list[Path]:
-        """What tells of its success: of each rank, else of the command."""
-        return sorted(folder.glob("rank.*/stdout")) or [folder / "output"]
+        """What tells of its success: of each rank, as horarun or torchrun writes it, else all."""
+        ranks = [*folder.glob("rank.*/stdout"), *folder.glob("**/stdout.log")]
+        return sorted(ranks) or [folder / "output"]
 
     def what_is_wrong(self, folder: Path) -> str:
         """Why a run that ended with code 0 shows nothing, or shows errors; else empty."""
         texts = [path.read_text(errors="replace") for path in self.outputs(folder)]
         if self.is_pytest and not re.search(r"\b[1-9]\d* passed", texts[0]):
             return "nothing ran"
+        if self.must_say not in texts[0]:
+            return f"it does not say {self.must_say!r}"
         for text in texts if self.is_sanitized else ():
             verdict = judge(text, read_known(KNOWN))
             if verdict.remaining:
@@ -80,16 +88,28 @@ class Step:
         return ""
 
 
+def _pytest(setting: Setting, tests: tuple[str, ...]) -> tuple[str, ...]:
+    words = ("-m", "pytest", "-p", "no:cacheprovider", "-q", f"--timeout={STEP_LIMIT_S}")
+    return (setting.python, *words, *tests)
+
+
 def _ranks(
-    setting: Setting, name: str, how: tuple[int, str], tests: tuple[str, ...], *under: str
+    setting: Setting, name: str, how: tuple[int, str], tests: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The tests on ranks; ``how`` is how many and what carries their tensors."""
     ranks, backend = how
     return (
         setting.python, "-m", "hora.launch", "-np", str(ranks), "--gpu-backend", backend,
-        "--quiet", "--output-dir", str(setting.logs / name), *under,
-        setting.python, "-m", "pytest", "-p", "no:cacheprovider", "-q",
-        f"--timeout={STEP_LIMIT_S}", *tests,
+        "--quiet", "--output-dir", str(setting.logs / name), *_pytest(setting, tests),
+    )  # fmt: skip
+
+
+def _torchrun(setting: Setting, name: str, ranks: int) -> tuple[str, ...]:
+    """Starts ranks that inherit nothing but variables, which passes through other programs."""
+    return (
+        setting.python, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+        "--nproc-per-node", str(ranks), "--no-python", "--redirects", "3",
+        "--log-dir", str(setting.logs / name),
     )  # fmt: skip
 
 
@@ -106,16 +126,20 @@ def steps(setting: Setting) -> Iterator[Step]:
     """All steps, in order; the quick ones that say most come first."""
     yield Step("cpp", "kernels", (setting.kernels, "--gtest_brief=1"))
     yield Step("cpp", "pack_bench", (str(setting.build / "tests/gpu/pack_bench"),))
+    with_nccl = {"HORA_NCCL_LIBRARY": setting.nccl} if setting.nccl else {}
+    command = (setting.kernels, "--gtest_filter=NcclGpuTest.DoesAllOfItAlone")
+    yield Step("cpp", "nccl", command, with_nccl, must_say="[  PASSED  ] 1 test.")
     of_ranks = [
-        ("np1", "np1-nccl", (1, "nccl"), ("tests/gpu",)),
-        ("np1", "np1-nccl-parallel", (1, "nccl"), PARALLEL),
-        ("np2", "np2-staged", (2, "auto"), ("tests/gpu",)),
-        ("np2", "np2-staged-parallel", (2, "auto"), PARALLEL),
-        ("np4", "np4-staged", (4, "staged"), ("tests/gpu",)),
-        ("np4", "np4-staged-parallel", (4, "staged"), BRIEF),
+        ("np1", "np1-nccl", (1, "nccl"), ("tests/gpu",), ALONE),
+        ("np1", "np1-nccl-parallel", (1, "nccl"), PARALLEL, ALONE),
+        ("np1", "np1-no-call", (1, "nccl"), ("tests/gpu",), {}),
+        ("np2", "np2-staged", (2, "auto"), ("tests/gpu",), {}),
+        ("np2", "np2-staged-parallel", (2, "auto"), PARALLEL, {}),
+        ("np4", "np4-staged", (4, "staged"), ("tests/gpu",), {}),
+        ("np4", "np4-staged-parallel", (4, "staged"), BRIEF, {}),
     ]
-    for part, name, how, tests in of_ranks:
-        yield Step(part, name, _ranks(setting, name, how, tests), is_pytest=True)
+    for part, name, how, tests, environ in of_ranks:
+        yield Step(part, name, _ranks(setting, name, how, tests), environ, is_pytest=True)
     alone = 'import torch; assert torch.cuda.device_count() == 1; torch.ones(1, device="cuda")'
     launch = (setting.python, "-m", "hora.launch", "-np", "1", "--gpus-per-rank", "1")
     yield Step("np1", "slices", (*launch, setting.python, "-c", alone))
@@ -125,9 +149,27 @@ def steps(setting: Setting) -> Iterator[Step]:
     # Without PyTorch's caching: else what is freed is still somebody's.
     environ = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "HORA_STALL_ABORT_SECONDS": "300",
                "HORA_START_TIMEOUT_SECONDS": "300"}  # fmt: skip
-    for name, how in (("memcheck-nccl", (1, "nccl")), ("memcheck-staged", (2, "staged"))):
-        command = _ranks(setting, name, how, SANITIZED, *_under(setting, "memcheck"))
-        yield Step("sanitizer", name, command, environ, is_pytest=True, is_sanitized=True)
+    alone = (*_under(setting, "memcheck"), *_pytest(setting, SANITIZED))
+    staged = "memcheck-staged"
+    for name, backend, command in (
+        ("memcheck-nccl", "nccl", alone),
+        (staged, "staged", (*_torchrun(setting, staged, 2), *alone)),
+    ):
+        variables = environ | {"HORA_GPU_BACKEND": backend}
+        yield Step("sanitizer", name, command, variables, is_pytest=True, is_sanitized=True)
+
+
+def installed_nccl() -> str:
+    """The libnccl that is named, or that PyTorch for CUDA brings; empty: neither."""
+    if named := os.environ.get("HORA_NCCL_LIBRARY"):
+        return named
+    try:
+        found = importlib.util.find_spec("nvidia.nccl")
+    except ModuleNotFoundError:
+        return ""
+    folders = found.submodule_search_locations if found else None
+    libraries = (Path(folder) / "lib" / "libnccl.so.2" for folder in folders or ())
+    return next((str(path) for path in libraries if path.exists()), "")
 
 
 def installed_sanitizer() -> str | None:

@@ -30,8 +30,8 @@ from gpu_steps import Setting, Step
 Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SOURCES = ("CMakeLists.txt", "cmake", "csrc", "python", "tests/gpu", "tests/python/parallel",
-           "tools/gpu_steps.py")  # fmt: skip
+SOURCES = ("CMakeLists.txt", "cmake", "csrc", "python", "tests/gpu", "tests/cpp/collectives",
+           "tests/python/parallel", "tools/gpu_steps.py")  # fmt: skip
 PASSED, FAILED, SKIPPED, CUT = "passed", "FAILED", "skipped", "not run yet"
 SHORTEST_S = 5
 TIME_IS_UP = 75
@@ -138,7 +138,7 @@ def _show(step: Step, folder: Path, lines: int) -> None:
     """The end of what the first rank said; of what everybody said, errors too, when it failed."""
     paths = step.outputs(folder)[:1]
     if lines > 3:
-        paths = sorted({folder / "output", *folder.glob("rank.*/std*")})
+        paths = sorted({folder / "output", *folder.glob("**/std*")})
     for path in paths:
         end = path.read_text(errors="replace").splitlines()[-lines:]
         if len(paths) > 1 and end:
@@ -263,7 +263,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print the steps and run nothing")
     args = parser.parse_args(words)
     sanitizer = gpu_steps.installed_sanitizer() or ""
-    setting = Setting(sys.executable, args.build, args.build / "test-logs", sanitizer)
+    logs, nccl = args.build / "test-logs", gpu_steps.installed_nccl()
+    setting = Setting(sys.executable, args.build, logs, sanitizer, nccl)
     wanted, every = args.parts.split(), list(gpu_steps.steps(setting))
     names = {*gpu_steps.PARTS, *(one.name for one in every)}
     if unknown := sorted(set(wanted) - names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,13 +117,11 @@ def test_every_tool_runs_over_the_kernels_and_memcheck_over_ranks(setting):
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         command = steps[f"{tool}-kernels"].command
         assert command[:3] == ("cs", "--tool", tool) and setting.kernels in command
-    for name, ranks, backend in (
-        ("memcheck-nccl", "1", "nccl"),
-        ("memcheck-staged", "2", "staged"),
-    ):
+    for name, ranks in (("memcheck-nccl", 1), ("memcheck-staged", 2)):
         words = " ".join(steps[name].command)
-        assert f"-np {ranks} --gpu-backend {backend}" in words
         assert "cs --tool memcheck --leak-check full" in words
+        assert (f"--nproc-per-node {ranks}" in words) == (ranks > 1)
+        assert steps[name].environ["HORA_GPU_BACKEND"] == name.partition("-")[2]
     assert all(one.is_sanitized for one in steps.values() if one.part == "sanitizer")
 
 
@@ -134,6 +134,37 @@ def test_the_tests_of_the_steps_are_there(setting):
     for part in module("gpu_steps").SANITIZED[-1].split(" or "):
         assert part in named
     assert "KnowsItsDevices" in (ROOT / "tests/gpu/runtime_test.cc").read_text()
+
+
+def test_one_rank_calls_nccl_and_nobody_else_is_told_to(setting, tmp_path):
+    steps = module("gpu_steps")
+    found = {one.name: one for one in steps.steps(setting)}
+    calling = {name for name, one in found.items() if one.environ.get("HORA_NCCL_ALONE") == "1"}
+    assert calling == {"np1-nccl", "np1-nccl-parallel"}
+    assert found["nccl"].environ == {}
+    there = dataclasses.replace(setting, nccl="/opt/libnccl.so.2")
+    (nccl,) = [one for one in steps.steps(there) if one.name == "nccl"]
+    assert nccl.environ == {"HORA_NCCL_LIBRARY": "/opt/libnccl.so.2"}
+    assert "DoesAllOfItAlone" in (ROOT / "tests/gpu/nccl_gpu_test.cc").read_text()
+    (tmp_path / "output").write_text("[  PASSED  ] 0 tests.\n[  SKIPPED ] 1 test, listed below:")
+    assert "[  PASSED  ] 1 test." in nccl.what_is_wrong(tmp_path)
+    (tmp_path / "output").write_text("[  PASSED  ] 1 test.")
+    assert not nccl.what_is_wrong(tmp_path)
+
+
+def test_where_nccl_is(tmp_path, monkeypatch):
+    steps = module("gpu_steps")
+    monkeypatch.delenv("HORA_NCCL_LIBRARY", raising=False)
+    library = tmp_path / "nvidia/nccl/lib/libnccl.so.2"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia/nccl")])
+    monkeypatch.setattr(steps.importlib.util, "find_spec", lambda name: spec)
+    assert steps.installed_nccl() == str(library)
+    library.unlink()
+    assert not steps.installed_nccl()
+    monkeypatch.setenv("HORA_NCCL_LIBRARY", "/opt/libnccl.so.2")
+    assert steps.installed_nccl() == "/opt/libnccl.so.2"
 
 
 def test_where_compute_sanitizer_is(tmp_path, monkeypatch):
@@ -240,11 +271,13 @@ def test_findings_fail_a_step_that_ended_well(run, tmp_path):
     assert record["reason"] == "1 findings, the first: Leaked 512 bytes at 0x7f566f200000"
 
 
-def test_every_rank_is_judged(tmp_path, setting):
+@pytest.mark.parametrize("file", ["rank.{}/stdout", "run_1/attempt_0/{}/stdout.log"])
+def test_every_rank_is_judged(tmp_path, setting, file):
     step = module("gpu_steps").Step("sanitizer", "s", ("true",), is_pytest=True, is_sanitized=True)
     for rank, text in enumerate((CLEAN, with_findings(WRITE))):
-        (tmp_path / f"rank.{rank}").mkdir()
-        (tmp_path / f"rank.{rank}/stdout").write_text("1 passed in 2 s\n" + text)
+        path = tmp_path / file.format(rank)
+        path.parent.mkdir(parents=True)
+        path.write_text("1 passed in 2 s\n" + text)
     assert step.what_is_wrong(tmp_path).startswith("1 findings, the first: Invalid __global__")
 
 
