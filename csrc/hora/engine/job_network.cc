@@ -33,11 +33,34 @@ Result<std::unique_ptr<JobNetwork>> JobNetwork::Open(int rank, const Config& con
     status = network->Agree(status, status.ok() ? TextOf(*network->plugin_) : "");
     if (!status.ok()) return Fail(std::move(status));
   }
-  status = network->StartHeartbeats();
-  if (status.ok()) status = network->ConnectGlobalSet();
-  status = network->Agree(status);
+  status = network->Agree(network->ConnectAll());
   if (!status.ok()) return Fail(std::move(status));
   return network;
+}
+
+// Whoever fails says so in the store, as others wait for it to connect; they look there meanwhile.
+Status JobNetwork::ConnectAll() {
+  bool is_told = false;
+  group_.network->AskWhileWaiting([&] {
+    const Result<std::string> told = group_.store->Get(FailureKey(), Now());
+    is_told = told.has_value();
+    return is_told ? Status(StatusCode::kPeerFailed, *told) : Status::Ok();
+  });
+  Status status = StartHeartbeats();
+  if (status.ok()) status = ConnectGlobalSet();
+  group_.network->AskWhileWaiting(nullptr);
+  if (status.ok() || is_told) return status;
+  const std::string& host =
+      group_.host_names[static_cast<std::size_t>(group_.layout.host_of(rank_))];
+  const std::string text = fmt::format("rank {} on {}: {}", rank_, host, status.message());
+  // Where the store cannot be reached, they wait for the rank in vain.
+  [[maybe_unused]] const Status said =
+      group_.store->Set(FailureKey(), text.substr(0, kMaxStoreValueBytes));
+  return status;
+}
+
+std::string JobNetwork::FailureKey() const {
+  return fmt::format("hora/unconnected/{}", group_.generation);
 }
 
 Status JobNetwork::ConnectGlobalSet() {

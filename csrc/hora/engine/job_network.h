@@ -49,8 +49,10 @@ class JobNetwork {
       : rank_(rank), config_(config), group_(std::move(group)) {}
 
   Status OpenLibrary();
+  Status ConnectAll();
   Status StartHeartbeats();
   Status ConnectGlobalSet();
+  std::string FailureKey() const;  // in the store: why a rank could not connect
   Status Agree(const Status& mine, const std::string& has = "");
 
   const int rank_;

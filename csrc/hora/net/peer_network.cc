@@ -18,6 +18,8 @@ namespace {
 
 constexpr Duration kFirstPause = std::chrono::milliseconds(2);  // between attempts to dial
 constexpr Duration kLongestPause = std::chrono::milliseconds(100);
+constexpr Duration kAskEvery = std::chrono::seconds(1);
+constexpr Duration kDialPatience = std::chrono::seconds(3);  // a lost packet is sent again by then
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
@@ -201,10 +203,15 @@ Status PeerNetwork::Loop::About(int peer, const Purpose& purpose, const Group& g
 
 Result<Channel> PeerNetwork::Loop::AwaitArrival(int peer, const Purpose& purpose,
                                                 TimePoint deadline) {
-  std::optional<Channel> channel = arrivals_.Take(peer, purpose, deadline);
-  if (channel) return std::move(*channel);
-  if (thread_.stopping()) {
-    return Fail(Status(StatusCode::kShutDown, "this process closes its network"));
+  for (bool is_last = false; !is_last;) {
+    const TimePoint until = std::min(deadline, Now() + kAskEvery);
+    is_last = until == deadline;
+    std::optional<Channel> channel = arrivals_.Take(peer, purpose, until);
+    if (channel) return std::move(*channel);
+    if (thread_.stopping()) {
+      return Fail(Status(StatusCode::kShutDown, "this process closes its network"));
+    }
+    if (Status lost = Lost(); !lost.ok()) return Fail(std::move(lost));
   }
   const std::lock_guard lock(mutex_);
   return Fail(Error(StatusCode::kTimeout,
@@ -216,12 +223,17 @@ Result<Channel> PeerNetwork::Loop::AwaitArrival(int peer, const Purpose& purpose
 Result<Channel> PeerNetwork::Loop::DialPeer(int peer, const Purpose& purpose, const Group& group,
                                             TimePoint deadline) {
   std::string why_not;
+  TimePoint ask = Now() + kAskEvery;
   for (Duration pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
     Result<std::optional<Channel>> channel = TryToDial(peer, purpose, group, deadline, why_not);
     if (!channel) return Fail(std::move(channel.error()));
     if (channel->has_value()) return std::move(**channel);
     const TimePoint again = Now() + pause;
     if (again >= deadline) return Fail(Status(StatusCode::kTimeout, why_not));
+    if (again >= ask) {
+      if (Status lost = Lost(); !lost.ok()) return Fail(std::move(lost));
+      ask = again + kAskEvery;
+    }
     poll(nullptr, 0, PollTimeoutMs(again));
   }
 }
@@ -234,7 +246,11 @@ Result<std::optional<Channel>> PeerNetwork::Loop::TryToDial(int peer, const Purp
     return Result<std::optional<Channel>>(std::nullopt);
   };
   const SocketAddress& address = group.addresses[static_cast<std::size_t>(peer)];
-  Result<UniqueFd> socket = Dial(address, deadline, /*patient=*/false);
+  const TimePoint dial_ends = std::min(deadline, Now() + kDialPatience);
+  Result<UniqueFd> socket = Dial(address, dial_ends, /*patient=*/false);
+  if (!socket && socket.error().code() == StatusCode::kTimeout && dial_ends < deadline) {
+    return not_now(socket.error().message());
+  }
   if (!socket) return Fail(std::move(socket.error()));
   const Handshake::Options options{
       .role = Handshake::Role::kDialler,
@@ -312,6 +328,9 @@ void PeerNetwork::Watch(int fd, std::function<void()> ready) {
 void PeerNetwork::Rearm(int fd) { loop_->watches().Rearm(fd); }
 void PeerNetwork::Unwatch(int fd) { loop_->watches().Unwatch(fd); }
 
+void PeerNetwork::AskWhileWaiting(std::function<Status()> lost) {
+  loop_->AskWhileWaiting(std::move(lost));
+}
 void PeerNetwork::Tick(Duration period, std::function<void()> tick) {
   loop_->Tick(period, std::move(tick));
 }

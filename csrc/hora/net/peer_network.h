@@ -40,6 +40,10 @@ class PeerNetwork {
   // peer, its address and the reason.
   Result<Channel> Connect(int peer, const Purpose& purpose, TimePoint deadline);
 
+  // Connect asks this about every second while it waits, and ends with the error that it gets; a
+  // null function: no more. In the caller's thread; not while another one calls Connect.
+  void AskWhileWaiting(std::function<Status()> lost);
+
   // Calls `ready`, on the thread, whenever `fd` is readable, until Unwatch returns; after a call it
   // is silent until Rearm. `ready` must not block nor call Unwatch.
   void Watch(int fd, std::function<void()> ready);

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hora/net/network_thread.h"
@@ -38,6 +39,7 @@ class PeerNetwork::Loop {
 
   void Begin(std::uint64_t generation, std::vector<SocketAddress> addresses);
   Result<Channel> Connect(int peer, const Purpose& purpose, TimePoint deadline);
+  void AskWhileWaiting(std::function<Status()> lost) { lost_ = std::move(lost); }
   void Tick(Duration period, std::function<void()> tick);
   void CloseInForkedChild() noexcept;
 
@@ -61,6 +63,7 @@ class PeerNetwork::Loop {
   // nullopt: not now, for a reason that may pass.
   Result<std::optional<Channel>> TryToDial(int peer, const Purpose& purpose, const Group& group,
                                            TimePoint deadline, std::string& why_not);
+  Status Lost() const { return lost_ == nullptr ? Status::Ok() : lost_(); }
   Protection ProtectionFor(const Purpose& purpose) const;
   Status About(int peer, const Purpose& purpose, const Group& group, const Status& cause) const;
   std::shared_ptr<const Group> group();
@@ -69,6 +72,7 @@ class PeerNetwork::Loop {
   std::unique_ptr<Reception> reception_;  // the thread's
   std::unique_ptr<DescriptorWatches> watches_;
   ArrivedChannels arrivals_;
+  std::function<Status()> lost_;  // the caller's
 
   std::mutex mutex_;  // of what follows
   std::shared_ptr<const Group> group_ = std::make_shared<const Group>();

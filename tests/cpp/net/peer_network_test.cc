@@ -359,9 +359,11 @@ TEST_F(PeerNetworkThread, AForkedChildKeepsNoSocketOpen) {
   const pid_t child = fork();
   if (child == 0) {
     network_->CloseInForkedChild();
+    Put();
     pause();
     _exit(0);
   }
+  Get();
   network_.reset();
   // Only the child could still listen there.
   EXPECT_FALSE(Dial(address, In(milliseconds(500))));
