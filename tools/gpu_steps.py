@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,25 @@ class Setting:
         return str(self.build / "tests/gpu/gpu_test")
 
 
+def tests_ran(text: str) -> str:
+    """What is wrong with the output of pytest that ended well; empty where nothing is."""
+    return "" if re.search(r"\b[1-9]\d* passed", text) else "nothing ran"
+
+
+def kernels_ran(text: str) -> str:
+    """The same of gpu_test, which skips what it cannot do."""
+    passed, skipped = (
+        sum(map(int, re.findall(rf"^\[\s*{word}\s*\] (\d+) test", text, re.MULTILINE)))
+        for word in ("PASSED", "SKIPPED")
+    )
+    return "" if passed > skipped else f"{skipped} tests were skipped, {passed} passed"
+
+
+def speeds_shown(text: str) -> str:
+    """The same of pack_bench."""
+    return "" if '"GB/s"' in text else "nothing was measured"
+
+
 @dataclass(frozen=True)
 class Step:
     """One command. Its output is ``logs/name/output``, that of ranks in files beside it."""
@@ -62,7 +81,7 @@ class Step:
     name: str
     command: tuple[str, ...]
     environ: dict[str, str] = field(default_factory=dict)
-    is_pytest: bool = False
+    what_output_lacks: Callable[[str], str] | None = None
     is_sanitized: bool = False
     must_say: str = ""  # what its output has to contain: that nothing was skipped
 
@@ -74,8 +93,8 @@ class Step:
     def what_is_wrong(self, folder: Path) -> str:
         """Why a run that ended with code 0 shows nothing, or shows errors; else empty."""
         texts = [path.read_text(errors="replace") for path in self.outputs(folder)]
-        if self.is_pytest and not re.search(r"\b[1-9]\d* passed", texts[0]):
-            return "nothing ran"
+        if self.what_output_lacks and (lacks := self.what_output_lacks(texts[0])):
+            return lacks
         if self.must_say not in texts[0]:
             return f"it does not say {self.must_say!r}"
         for text in texts if self.is_sanitized else ():
@@ -124,8 +143,10 @@ def probe(setting: Setting) -> tuple[str, ...]:
 
 def steps(setting: Setting) -> Iterator[Step]:
     """All steps, in order; the quick ones that say most come first."""
-    yield Step("cpp", "kernels", (setting.kernels, "--gtest_brief=1"))
-    yield Step("cpp", "pack_bench", (str(setting.build / "tests/gpu/pack_bench"),))
+    brief = (setting.kernels, "--gtest_brief=1")
+    yield Step("cpp", "kernels", brief, what_output_lacks=kernels_ran)
+    pack_bench = str(setting.build / "tests/gpu/pack_bench")
+    yield Step("cpp", "pack_bench", (pack_bench,), what_output_lacks=speeds_shown)
     with_nccl = {"HORA_NCCL_LIBRARY": setting.nccl} if setting.nccl else {}
     command = (setting.kernels, "--gtest_filter=NcclGpuTest.DoesAllOfItAlone")
     yield Step("cpp", "nccl", command, with_nccl, must_say="[  PASSED  ] 1 test.")
@@ -145,7 +166,7 @@ def steps(setting: Setting) -> Iterator[Step]:
     yield Step("np1", "slices", (*launch, setting.python, "-c", alone))
     for tool in TOOLS:
         command = (*_under(setting, tool), setting.kernels, *KERNELS)
-        yield Step("sanitizer", f"{tool}-kernels", command, is_sanitized=True)
+        yield Step("sanitizer", f"{tool}-kernels", command, {}, kernels_ran, is_sanitized=True)
     # Without PyTorch's caching: else what is freed is still somebody's.
     environ = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "HORA_STALL_ABORT_SECONDS": "300",
                "HORA_START_TIMEOUT_SECONDS": "300"}  # fmt: skip
@@ -156,7 +177,7 @@ def steps(setting: Setting) -> Iterator[Step]:
         (staged, "staged", (*_torchrun(setting, staged, 2), *alone)),
     ):
         variables = environ | {"HORA_GPU_BACKEND": backend}
-        yield Step("sanitizer", name, command, variables, is_pytest=True, is_sanitized=True)
+        yield Step("sanitizer", name, command, variables, tests_ran, is_sanitized=True)
 
 
 def installed_nccl() -> str:

@@ -261,8 +261,26 @@ def test_a_step_that_takes_too_long_has_failed_and_is_ended(run, tmp_path, monke
                         ("0 passed", "nothing ran")],
 )  # fmt: skip
 def test_tests_that_were_all_skipped_show_nothing(run, said, wrong):
-    (record,) = run({"tests": f"echo '{said}'"}, is_pytest=True)[2]
+    (record,) = run({"tests": f"echo '{said}'"}, what_output_lacks=module("gpu_steps").tests_ran)[2]
     assert record["reason"] == wrong
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("[  PASSED  ] 18 tests.\n[  SKIPPED ] 1 test, listed below:\n", ""),
+        ("[  PASSED  ] 2 tests.\n[  SKIPPED ] 17 tests.\n", "17 tests were skipped, 2 passed"),
+        ("", "0 tests were skipped, 0 passed"),
+    ],
+)
+def test_kernels_that_were_skipped_show_nothing(said, wrong):
+    assert module("gpu_steps").kernels_ran(said) == wrong
+
+
+def test_speeds_that_were_not_measured_show_nothing():
+    shown = module("gpu_steps").speeds_shown
+    assert shown("pack_bench: skipped: no driver") == "nothing was measured"
+    assert shown('{"way": "one large copy", "us": 1.0, "GB/s": 4000.0}') == ""
 
 
 def test_findings_fail_a_step_that_ended_well(run, tmp_path):
@@ -273,7 +291,7 @@ def test_findings_fail_a_step_that_ended_well(run, tmp_path):
 
 @pytest.mark.parametrize("file", ["rank.{}/stdout", "run_1/attempt_0/{}/stdout.log"])
 def test_every_rank_is_judged(tmp_path, setting, file):
-    step = module("gpu_steps").Step("sanitizer", "s", ("true",), is_pytest=True, is_sanitized=True)
+    step = module("gpu_steps").Step("sanitizer", "s", ("true",), is_sanitized=True)
     for rank, text in enumerate((CLEAN, with_findings(WRITE))):
         path = tmp_path / file.format(rank)
         path.parent.mkdir(parents=True)
