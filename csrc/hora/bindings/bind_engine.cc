@@ -76,7 +76,7 @@ void Init(const Topology& topology, const Meet& meet) {
     engine = Engine::Start(topology, *config, std::move(*group));
   }
   if (!engine) Raise(engine.error());
-  if (CallsOnDevice().allocate) (*engine)->device().SetAllocator(ResultAllocator());
+  if (CallsOnDevice().allocate) (*engine)->device().SetAllocator(ResultAllocator(), EmptyCache);
   InstallEngine(std::move(*engine));
 }
 
@@ -85,7 +85,8 @@ void Shutdown() {
   if (engine == nullptr) return;
   {
     const py::gil_scoped_release release;  // for results on a GPU, threads of the engine take it
-    engine->Shutdown();
+    // A thread that is stuck in it still uses it.
+    if (!engine->Shutdown().ok()) static_cast<void>(new std::shared_ptr<Engine>(engine));
     engine.reset();
   }
   ReleaseFinishedOrphans();

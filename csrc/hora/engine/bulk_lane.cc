@@ -78,6 +78,12 @@ Status BulkLane::Run(const std::function<bool()>& enough, const std::function<vo
   return Status::Ok();
 }
 
+void BulkLane::Drop() {
+  const std::lock_guard lock(backlog_mutex_);
+  open_.fetch_sub(backlog_.size());
+  backlog_.clear();
+}
+
 Status BulkLane::Execute(const Work& work) {
   if (work.tuning) executor_->Retune(*work.tuning);
   if (work.symmetric != nullptr) executor_->LookForSymmetricMemory(work.symmetric);

@@ -61,9 +61,13 @@ class BulkLane {
     return std::unique_lock(running_mutex_, std::try_to_lock);
   }
 
+  // With the lock held: nothing that was added will be done any more, and its entries may end.
+  void Drop();
+
   std::vector<Timing> TakeTimings();  // of works since the last call; none of what is on a device
 
   DeviceLane& device() const { return *executor_->device(); }
+  void CloseDevice() { executor_->CloseDevice(); }  // with the lock held
 
  private:
   std::optional<Work> Next();

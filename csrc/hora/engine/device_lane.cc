@@ -5,9 +5,11 @@
 #include <deque>
 #include <utility>
 
+#include "hora/base/check.h"
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
 #include "hora/collectives/hierarchical/device_hierarchy.h"
+#include "hora/cuda/current_device.h"
 #include "hora/engine/lane_texts.h"
 
 namespace hora {
@@ -25,6 +27,13 @@ Result<std::shared_ptr<const NcclLibrary>> OpenNccl(const std::string& file) {
 
 }  // namespace
 
+void LeaveToDevice(std::shared_ptr<void> what) {
+  static auto* const left = new std::vector<std::shared_ptr<void>>();  // never destroyed
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  left->push_back(std::move(what));
+}
+
 // What goes last stands first.
 struct DeviceLane::Opened {
   struct Marked {
@@ -32,8 +41,11 @@ struct DeviceLane::Opened {
     TimePoint since;  // when nothing was before it any more
   };
 
-  Opened(std::shared_ptr<DeviceRuntime> of, int device, OwnedStream own)
-      : runtime(std::move(of)), index(device), stream(std::move(own)), scratch(runtime, device) {}
+  Opened(std::shared_ptr<DeviceRuntime> of, int device, OwnedStream own, const MakeRoom& make_room)
+      : runtime(std::move(of)),
+        index(device),
+        stream(std::move(own)),
+        scratch(runtime, device, make_room) {}
 
   const std::shared_ptr<DeviceRuntime> runtime;
   const int index;
@@ -58,16 +70,39 @@ DeviceLane::DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> devi
                        DeviceLaneOptions options)
     : host_(host), device_(std::move(device)), options_(std::move(options)) {}
 
-DeviceLane::~DeviceLane() {
-  if (opened_ == nullptr || IsPast(*opened_)) return;
-  Abort(Error(StatusCode::kShutDown, "the process set has ended"));
-  if (IsPast(*opened_)) return;
+DeviceLane::~DeviceLane() { Close(); }
+
+bool DeviceLane::Close() {
+  is_closed_ = true;
+  std::shared_ptr<Opened> opened;
+  {
+    const std::lock_guard lock(mutex_);
+    opened = std::move(opened_);
+  }
+  if (opened == nullptr) return true;
+  NcclBackend* const nccl = opened->nccl;
+  bool is_past = IsPast(*opened);
+  if (!is_past && nccl != nullptr) {
+    nccl->Abort(Closed());
+    is_past = IsPast(*opened);
+  }
+  // Streams of the callers may have operations of NCCL's besides.
+  const bool has_ended = nccl == nullptr || nccl->End();
+  marked_.store(0);
+  unmarked_.store(false);
+  if (is_past && has_ended) return true;
   // The device may go on writing for ever, and nobody else may get that memory.
   Log(LogLevel::kWarning, options_.names.Of(options_.rank),
-      fmt::format("cuda:{} does not come to an end with what {} has put on its stream; its memory "
-                  "is left to it",
-                  opened_->index, options_.name));
-  static_cast<void>(opened_.release());
+      fmt::format("cuda:{} does not come to an end with what {} has put on it; its memory is left "
+                  "to it",
+                  opened->index, options_.name));
+  LeaveToDevice(std::move(opened));
+  return false;
+}
+
+Status DeviceLane::Closed() const {
+  return Error(StatusCode::kShutDown, "rank {}: {} has ended", options_.names.Of(options_.rank),
+               options_.name);
 }
 
 // A lost device does nothing any more.
@@ -79,6 +114,7 @@ bool DeviceLane::IsPast(Opened& opened) const {
 }
 
 Status DeviceLane::Open() {
+  if (is_closed_) return Closed();
   if (is_open_) return Status::Ok();
   Opening opening;
   const DeviceCard mine = Prepare(opening);
@@ -105,17 +141,24 @@ Status DeviceLane::Open() {
   if (!refusal_.ok()) return Status::Ok();
   MakeBackends(opening);
   LogChoice(opening);
-  const std::lock_guard lock(mutex_);
-  opened_ = std::move(opening.opened);
-  return Status::Ok();
+  {
+    const std::lock_guard lock(mutex_);
+    opened_ = std::move(opening.opened);
+  }
+  // Whoever has lost the group meanwhile found nothing to abort.
+  const Status lost = options_.lost ? options_.lost() : Status::Ok();
+  if (!lost.ok()) Abort(lost);
+  return lost;
 }
 
 void DeviceLane::MakeBackends(Opening& opening) {
   Opened& opened = *opening.opened;
   std::unique_ptr<NcclBackend> nccl;
   if (opening.communicator != nullptr) {
+    NcclBackendOptions options{.call_alone = options_.config.nccl_alone,
+                               .make_room = [device = device_] { device->MakeMemoryRoom(); }};
     nccl = std::make_unique<NcclBackend>(opened.runtime, opened.index,
-                                         std::move(opening.communicator));
+                                         std::move(opening.communicator), std::move(options));
     opened.nccl = nccl.get();
   }
   opened.staged = Staged(opened, host_, options_.rank, options_.names);
@@ -157,13 +200,14 @@ DeviceCard DeviceLane::Prepare(Opening& opening) {
   const std::shared_ptr<DeviceRuntime> runtime = device_->runtime().value();
   const Result<DeviceFacts> facts = runtime->Facts(*index);
   Result<OwnedStream> stream = OwnedStream::Create(runtime, *index, /*urgent=*/true);
-  const Status current = runtime->MakeCurrent(*index);  // NCCL looks at it
+  const Status current = CurrentDevice(*runtime, *index).status();  // as NCCL will want it
   if (!facts || !stream || !current.ok()) {
     card.problem = (!facts ? facts.error() : !stream ? stream.error() : current).message();
     return card;
   }
   card.uuid = facts->uuid;
-  opening.opened = std::make_unique<Opened>(runtime, *index, std::move(*stream));
+  opening.opened = std::make_unique<Opened>(runtime, *index, std::move(*stream),
+                                            [device = device_] { device->MakeMemoryRoom(); });
   if (options_.config.backend == "staged") return card;
   Result<std::shared_ptr<const NcclLibrary>> library = OpenNccl(options_.config.nccl_library);
   if (library) {
@@ -178,14 +222,18 @@ DeviceCard DeviceLane::Prepare(Opening& opening) {
 // Over all ranks of the set, or in layers over those of this host.
 Status DeviceLane::CreateNccl(Opening& opening) {
   const HostLayout& layout = options_.layout;
-  NcclCommunicatorOptions group{.rank = options_.rank,
-                                .size = layout.size(),
-                                .device = opening.opened->index,
-                                .names = options_.names,
-                                .name = options_.name,
-                                // Who has failed waits for the others to say so, too.
-                                .patience = options_.patience / 2,
-                                .lost = options_.lost};
+  NcclCommunicatorOptions group{
+      .rank = options_.rank,
+      .size = layout.size(),
+      .device = opening.opened->index,
+      .names = options_.names,
+      .name = options_.name,
+      // Who has failed waits for the others to say so, too.
+      .patience = options_.patience / 2,
+      .lost = options_.lost,
+      .enter = [runtime = opening.opened->runtime,
+                index = opening.opened->index] { static_cast<void>(runtime->MakeCurrent(index)); },
+      .farewell = std::min(kLastWait, options_.patience / 4)};
   std::string key = "nccl/" + options_.key;
   if (opening.choice.engine == DeviceEngine::kLayers) {
     const int host = layout.host_of(options_.rank);
@@ -202,6 +250,8 @@ Status DeviceLane::CreateNccl(Opening& opening) {
   if (options_.store != nullptr) {
     share = OverStore(options_.store, std::move(key), group.rank == 0, options_.lost);
   }
+  const CurrentDevice current(*opening.opened->runtime, opening.opened->index);
+  if (!current.status().ok()) return current.status();
   auto created = NcclCommunicator::Create(opening.library, share, std::move(group));
   if (!created) return created.error();
   opening.communicator = std::move(*created);
@@ -254,9 +304,13 @@ Device DeviceLane::device() const {
   return {.type = DeviceType::kCuda, .index = static_cast<std::int16_t>(opened_->index)};
 }
 
-DeviceStream DeviceLane::stream() const { return opened_->stream.get(); }
+DeviceStream DeviceLane::stream() const {
+  hora::Check(opened_ != nullptr, "a lane is used between Open and Close");
+  return opened_->stream.get();
+}
 
 Status DeviceLane::StartAfter(const EventPool::Lease& ready) {
+  if (opened_ == nullptr) return Closed();
   if (ready == nullptr) return Status::Ok();
   return opened_->runtime->Wait(stream(), *ready);
 }
@@ -267,6 +321,7 @@ CollectiveBackend& DeviceLane::BackendFor(const OpParams& params) {
 }
 
 Result<EventPool::Lease> DeviceLane::Mark() {
+  if (opened_ == nullptr) return Fail(Closed());
   Result<EventPool::Lease> mark = device_->Mark(stream());
   if (!mark) return mark;
   Opened& opened = *opened_;
@@ -277,17 +332,31 @@ Result<EventPool::Lease> DeviceLane::Mark() {
   return mark;
 }
 
+void DeviceLane::LeaveUnmarked() {
+  if (opened_ != nullptr && opened_->nccl != nullptr) unmarked_.store(true);
+}
+
+// A device that cannot even mark it is lost, and does nothing any more.
+EventPool::Lease DeviceLane::MarkRest() {
+  if (opened_ == nullptr) return nullptr;
+  return device_->Mark(stream()).value_or(nullptr);
+}
+
 Result<std::span<std::byte>> DeviceLane::Scratch(std::size_t bytes) {
-  return opened_->scratch.Reserve(bytes);
+  Result<std::span<std::byte>> memory = opened_->scratch.Reserve(bytes);
+  if (memory) return memory;
+  return Fail(Error(memory.error().code(), "rank {}: {}", options_.names.Of(options_.rank),
+                    memory.error().message()));
 }
 
 Result<std::shared_ptr<std::byte>> DeviceLane::AllocateResult(std::size_t bytes) {
+  if (opened_ == nullptr) return Fail(Closed());
   return device_->AllocateResult(bytes, stream());
 }
 
-DeviceLane::Opened* DeviceLane::opened() const {
+std::shared_ptr<DeviceLane::Opened> DeviceLane::opened() const {
   const std::lock_guard lock(mutex_);
-  return opened_.get();
+  return opened_;
 }
 
 // opened.mutex held. One stream comes to its marks in their order.
@@ -304,19 +373,19 @@ Status DeviceLane::DropDone(Opened& opened) {
 }
 
 Status DeviceLane::Check() {
-  Opened* const opened = this->opened();
+  const std::shared_ptr<Opened> opened = this->opened();
   if (opened == nullptr) return Status::Ok();
   Status status;
-  TimePoint since;
+  std::optional<TimePoint> since;  // none: nothing was marked
   {
     const std::lock_guard lock(opened->mutex);
     status = DropDone(*opened);
-    if (status.ok() && opened->marks.empty()) return status;
-    if (status.ok()) since = opened->marks.front().since;
+    if (status.ok() && !needs_watch()) return status;
+    if (status.ok() && !opened->marks.empty()) since = opened->marks.front().since;
   }
   if (status.ok() && opened->nccl != nullptr) status = opened->nccl->Check();
   if (status.ok() && options_.lost) status = options_.lost();
-  if (status.ok() && Now() - since > options_.patience) {
+  if (status.ok() && since && Now() - *since > options_.patience) {
     status = Error(StatusCode::kStalled,
                    "rank {}: cuda:{} has not come to the end of an operation of {} for {:.3g} s: a "
                    "kernel before it hangs, or a rank has not put the operation on its device",
@@ -328,7 +397,7 @@ Status DeviceLane::Check() {
 }
 
 void DeviceLane::Abort(const Status& cause) {
-  Opened* const opened = this->opened();
+  const std::shared_ptr<Opened> opened = this->opened();
   if (opened != nullptr && opened->nccl != nullptr) opened->nccl->Abort(cause);
 }
 

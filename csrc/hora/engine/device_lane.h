@@ -34,6 +34,9 @@ inline bool IsOnDevice(const OpParams& params) {
          params.kind != OpKind::kJoin;
 }
 
+// `what` stays until the process ends: a device that does not come to an end may use it.
+void LeaveToDevice(std::shared_ptr<void> what);
+
 struct DeviceLaneOptions {
   int rank = 0;  // place in the set
   RankNames names;
@@ -54,20 +57,21 @@ struct DeviceLaneOptions {
 // the one that stages through the host for what NCCL cannot do, or for everything. Opened by the
 // first operation that all ranks have agreed on, so that who has no GPU tensors pays nothing.
 //
-// Check and Abort: any thread. The rest: whoever runs the lane, one thread at a time, which does
-// not wait for the device unless the operation is staged.
+// Check, Abort, is_busy and needs_watch: any thread. The rest: whoever runs the lane, one thread at
+// a time, which does not wait for the device unless the operation is staged, or in Close.
 class DeviceLane {
  public:
   // `host` does the same lane's operations on host memory; it and options.across outlive this.
   DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> device,
              DeviceLaneOptions options);
-  ~DeviceLane();
+  ~DeviceLane();  // Close
   DeviceLane(const DeviceLane&) = delete;
   DeviceLane& operator=(const DeviceLane&) = delete;
 
   // Collective at the first call: the ranks show each other their cards and choose. Not OK: the
   // group is lost.
   Status Open();
+  bool is_open() const { return is_open_; }
   // After Open: why no rank of the set can work on GPU tensors, the same on all; OK: all can.
   const Status& refusal() const { return refusal_; }
 
@@ -82,14 +86,27 @@ class DeviceLane {
   Result<std::span<std::byte>> Scratch(std::size_t bytes);
   Result<std::shared_ptr<std::byte>> AllocateResult(std::size_t bytes);
 
+  // What operations may have put on the stream that failed on the way; null: nothing is left of it.
+  EventPool::Lease MarkRest();
+  // Something was put on a stream of the caller's, and nobody knows when the device is past it: a
+  // graph may come back to it. From now on Check asks NCCL as long as the lane is open.
+  void LeaveUnmarked();
+
   // Whether the device is still at work on something that was marked, as far as Mark and Check
   // have seen.
   bool is_busy() const { return marked_.load() != 0; }
+  // Somebody should call Check now and then.
+  bool needs_watch() const { return is_busy() || unmarked_.load(); }
   // Looks at what the device is at. Not OK: it will never come to an end (NCCL said so, the set has
   // ended, or it takes longer than the patience): the streams were released where that is possible,
   // the group is lost.
   Status Check();
   void Abort(const Status& cause);
+
+  // Gives back stream, buffers and communicator, once the device is past all of it, or some seconds
+  // after it was aborted. False: the device may be at it for ever; all of it stays, and a warning
+  // says so. Open, and what follows it, fail with kShutDown from now on.
+  bool Close();
 
  private:
   struct Opened;   // what there is once it is open
@@ -103,18 +120,21 @@ class DeviceLane {
   Status AgreeOnNccl(Opening& opening, const Status& mine);
   void LogChoice(const Opening& opening) const;
   Result<std::vector<std::string>> Exchange(std::string_view mine);
-  Opened* opened() const;
+  std::shared_ptr<Opened> opened() const;
   Status DropDone(Opened& opened);  // marks that the device is past
   bool IsPast(Opened& opened) const;
+  Status Closed() const;
 
   CollectiveBackend& host_;
   const std::shared_ptr<RankDevice> device_;
   const DeviceLaneOptions options_;
   bool is_open_ = false;
   Status refusal_;
+  bool is_closed_ = false;
   std::atomic<std::size_t> marked_{0};
+  std::atomic<bool> unmarked_{false};
   mutable std::mutex mutex_;        // against Check and Abort
-  std::unique_ptr<Opened> opened_;  // mutex_; null until then, and the same from then on
+  std::shared_ptr<Opened> opened_;  // mutex_; null before Open and after Close
 };
 
 }  // namespace hora

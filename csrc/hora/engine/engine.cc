@@ -79,7 +79,8 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group,
               .symmetric = AllocatorOf(global_)};
 }
 
-Engine::~Engine() { Shutdown(); }
+// A thread that is stuck is waited for by its set.
+Engine::~Engine() { static_cast<void>(Shutdown()); }
 
 std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
                                             std::shared_ptr<Board> board, Reach reach) {
@@ -237,8 +238,8 @@ Status Engine::RemoveProcessSet(int id) {
     entry = found->second;
   }
   // A peer may be far behind with what is pending here; if it never comes, that is a stall.
-  if (entry.set != nullptr) entry.set->Leave(config_.stall_abort);
-  Status status = Agree("hora.process_set.left", Status::Ok());
+  const Status left = entry.set != nullptr ? entry.set->Leave(config_.stall_abort) : Status::Ok();
+  Status status = Agree("hora.process_set.left", left);
   if (!status.ok()) return status;
   if (!entry.here.empty() && topology_.rank == entry.here.front()) {
     Board::FreeWithin(*board_, entry.offset, BoardOf(id, entry.here.size()));
@@ -269,15 +270,21 @@ void Engine::FailAll(const Status& cause) {
 
 void Engine::Abort(const Status& cause) { FailAll(cause); }
 
-void Engine::Shutdown() {
-  if (left_) return;
-  left_ = true;
+Status Engine::Shutdown() {
+  if (left_) return Status::Ok();
+  Status all;
+  const auto leave = [&](ProcessSet& set) {
+    Status status = set.Leave();
+    if (all.ok()) all = std::move(status);
+  };
   for (const auto& set : Sets()) {
-    if (set != global_) set->Leave();
+    if (set != global_) leave(*set);
   }
-  global_->Leave();
+  leave(*global_);
   liveness_.SayGoodbye();
   if (network_ != nullptr) network_->SayGoodbye();
+  left_ = all.ok();
+  return all;
 }
 
 void Engine::CloseInForkedChild() noexcept {

@@ -68,9 +68,10 @@ class Engine {
   // Ends the job for everybody: a rank that is about to fail says why.
   void Abort(const Status& cause);
 
-  // Leaves every set. Bounded by a few seconds per set even when peers hang. Idempotent; not
-  // concurrent with itself.
-  void Shutdown();
+  // Leaves every set. Bounded by a few seconds per set even when peers hang, or a GPU. Idempotent;
+  // not concurrent with itself. kStalled: a thread is stuck in an operation, and the engine must
+  // not be destroyed, which would wait for it.
+  Status Shutdown();
 
   // In the child of a fork; see Liveness.
   void CloseInForkedChild() noexcept;

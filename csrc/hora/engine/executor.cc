@@ -71,6 +71,12 @@ Status Executor::Execute(std::span<const Agreed> agreed) {
   return Status::Ok();
 }
 
+void Executor::CloseDevice() {
+  if (device_ == nullptr || device_->Close()) return;
+  // Results, too, that were never handed out.
+  LeaveToDevice(std::make_shared<std::vector<InFlight>>(std::exchange(in_flight_, {})));
+}
+
 void Executor::Begin(std::span<const Agreed> agreed) {
   in_flight_.clear();
   bool absent = false;

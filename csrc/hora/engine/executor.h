@@ -58,6 +58,9 @@ class Executor {
   std::uint64_t moved_bytes() const { return moved_bytes_; }  // contributed here, by all so far
   DeviceLane* device() const { return device_.get(); }        // any thread
 
+  // Gives back what there is on the device, which stays where that does not come to an end.
+  void CloseDevice();
+
  private:
   // An operation of the present Execute.
   struct InFlight {

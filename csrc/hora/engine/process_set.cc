@@ -97,7 +97,9 @@ ProcessSet::ProcessSet(ProcessSetOptions options)
       next_tick_(TimePoint::max().time_since_epoch().count()),
       background_([this](std::stop_token stop) { RunInBackground(std::move(stop)); }) {}
 
-ProcessSet::~ProcessSet() { Leave(); }
+ProcessSet::~ProcessSet() {
+  while (!Leave().ok()) continue;
+}
 
 Tuning ProcessSet::tuning() const {
   const std::lock_guard lock(tuning_mutex_);
@@ -338,32 +340,6 @@ void ProcessSet::FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint en
   if (better) negotiator_.Retune(*better);
 }
 
-// The set is lost: say so to everybody, keep nobody waiting.
-void ProcessSet::Fail(const Status& cause) {
-  if (failing_.exchange(true)) return;
-  next_tick_.store(TimePoint::max().time_since_epoch().count());
-  board_->Abort(global_rank(), InProcessSet(options_.id, cause));
-  if (options_.network != nullptr) options_.network->Abort();
-  AbortDevices(cause);
-}
-
-// Handles may only be given up when no lane touches their memory any more; the abort sees to that
-// soon. Whoever leaves a lane tries.
-void ProcessSet::CloseIfFailed() {
-  if (!failing_.load() || failed_.load()) return;
-  const std::unique_lock progress(progress_mutex_, std::try_to_lock);
-  if (!progress.owns_lock()) return;
-  const std::unique_lock bulk = bulk_.TryLock();
-  if (!bulk.owns_lock() || failed_.load()) return;
-  const Status cause = board_->abort_status();
-  for (const auto& handle : queue_.Close(cause)) handle->Complete(cause);
-  Log(LogLevel::kDebug, global_rank(),
-      fmt::format("process set {} failed closed: {}", options_.id, cause.message()));
-  failed_.store(true);
-  WakeWaiters();
-  if (options_.on_failure) options_.on_failure(cause);
-}
-
 Status ProcessSet::LookForSymmetricMemory(std::shared_ptr<const SymmetricHeap> heap,
                                           Duration patience) {
   symmetric_ = std::move(heap);
@@ -416,68 +392,6 @@ void ProcessSet::CollectSubmissions(const std::stop_token& stop) {
   bell().SleepUnless(enough, Sleep::kIdle, Now() + GatheringOn(has_spare_cores_).time);
   collecting_.store(false);
   flushed_.store(false);
-}
-
-void ProcessSet::Abort(const Status& cause) {
-  board_->Abort(global_rank(), cause);
-  if (options_.network != nullptr) options_.network->Abort();
-  AbortDevices(cause);
-  bell().Wake();
-}
-
-void ProcessSet::Leave(Duration patience) {
-  if (left_) return;
-  left_ = true;
-  LeaveGroup(patience);
-  background_.request_stop();
-  background_.join();
-}
-
-// Peers may already be in the middle of what this rank has submitted, so that is finished first.
-void ProcessSet::LeaveGroup(Duration patience) {
-  const TimePoint deadline = Now() + patience;
-  std::unique_lock ordered(ordered_mutex_, std::defer_lock);
-  const auto busy = [&] {
-    return queue_.pending() != 0 || !bulk_.idle() || bulk_.device().is_busy() ||
-           !(ordered.owns_lock() || ordered.try_lock());
-  };
-  const auto can_go_on = [&] {
-    return !busy() || failed_.load() || (HasWork() && !progressing_.load()) || NeedsBulkRunner();
-  };
-  while (busy() && !failed_.load() && Now() < deadline) {
-    if (Status status = bulk_.device().Check(); !status.ok()) Fail(status);
-    if (SpinUntil(wait_policy_, can_go_on)) {
-      if (!HasWork() || !TryProgress()) YieldCore();
-      RunBulk([] { return false; });
-      CloseIfFailed();
-    } else {
-      bell().SleepUnless(can_go_on, Sleep::kWaiting, std::min(deadline, Now() + kNextLook));
-    }
-  }
-  const Status gone = InProcessSet(
-      options_.id, Error(StatusCode::kShutDown, "rank {} has {}; its pending operations: {}",
-                         global_rank(), options_.id == 0 ? "shut down" : "left", queue_.pending()));
-  if (busy()) Abort(gone);
-  // An abort frees whoever holds these.
-  std::unique_lock progress(progress_mutex_, std::defer_lock);
-  while (!progress.try_lock()) YieldCore();
-  std::unique_lock bulk = bulk_.TryLock();
-  for (; !bulk.owns_lock(); bulk = bulk_.TryLock()) YieldCore();
-  while (!ordered.owns_lock() && !ordered.try_lock()) YieldCore();
-  if (!failing_.load() && !board_->aborted()) SayGoodbye();
-  ordered_.reset();
-  for (const auto& handle : queue_.Close(gone)) handle->Complete(gone);
-  failing_.store(true);
-  failed_.store(true);
-}
-
-void ProcessSet::SayGoodbye() {
-  negotiator_.Leave();
-  actions_.clear();
-  negotiator_.Take(actions_);
-  const Status sent = control_.Send(actions_.send);
-  const TimePoint flushed_by = Now() + kShutdownPatience;
-  while (sent.ok() && !control_.Flush() && Now() < flushed_by) YieldCore();
 }
 
 }  // namespace hora

@@ -38,7 +38,7 @@ class ProcessSet {
   static constexpr Duration kShutdownPatience = std::chrono::seconds(2);
 
   explicit ProcessSet(ProcessSetOptions options);
-  ~ProcessSet();  // Leave
+  ~ProcessSet();  // Leave, however long it takes
   ProcessSet(const ProcessSet&) = delete;
   ProcessSet& operator=(const ProcessSet&) = delete;
 
@@ -65,7 +65,8 @@ class ProcessSet {
   // order, whatever it submits by name besides. Blocks until done; memory of a GPU: until it is on
   // call.stream, which nobody else looks after. A call that other threads make meanwhile waits its
   // turn. Not OK: the set is lost, except for kInvalidArgument and kResource of a GPU that is not
-  // there.
+  // there. Over NCCL call.stream may be captured into a graph, once the same calls have run
+  // outside: what this rank lacks for it is kInvalidArgument, and the capture stays valid.
   Status RunOrdered(CollectiveCall& call);
 
   // From one operation on, the same on every rank, allreduces reduce memory of `heap` in place.
@@ -76,15 +77,20 @@ class ProcessSet {
   void Abort(const Status& cause);
 
   // Leaves the set. What is running everywhere is finished first; what is not agreed within
-  // `patience` fails with kShutDown, on all ranks of the set. Afterwards nothing touches the board.
-  // Idempotent; not concurrent with itself.
-  void Leave(Duration patience = kShutdownPatience);
+  // `patience` fails with kShutDown, on all ranks of the set. Afterwards nothing touches the board,
+  // and nothing of the set's is left on the GPU. Idempotent; not concurrent with itself. kStalled:
+  // a thread has not come back from a lane for some seconds after an abort. Nothing is submitted
+  // any more then, but what is open stays so, and neither the set nor what it uses may be
+  // destroyed; Leave may be called again.
+  Status Leave(Duration patience = kShutdownPatience);
 
  private:
   static constexpr Duration kNextDeviceLook = std::chrono::milliseconds(100);
 
   bool HasWork() const;  // for the progress context
   bool NeedsBulkRunner() const;
+  bool IsBusy() const;
+  bool DeviceIsAtWork() const;
   bool NeedsDeviceWatch() const;
   void Work(const Handle& awaited);
   bool TryProgress();  // false when another thread has the progress lock
@@ -98,14 +104,19 @@ class ProcessSet {
   void Adopt(const Tuning& tuning);
   void AbortDevices(const Status& cause);
   void WatchDevice();  // background thread
+  // ordered_mutex_ held. `is_refused`: the set is not lost, whatever the status is.
+  Status RunOrderedOnDevice(CollectiveCall& call, bool& is_refused);
   void FeedAutotune(std::uint64_t bytes, TimePoint began, TimePoint ended);
-  void Fail(const Status& cause);  // any thread
-  void CloseIfFailed();            // no lock held
+  void Fail(const Status& cause);    // any thread
+  void CloseIfFailed();              // no lock held
+  void GiveUp(const Status& cause);  // all handles; progress and bulk lock held
   void WakeWaiters() const;
   void HandOver();
   void RunInBackground(std::stop_token stop);
   void CollectSubmissions(const std::stop_token& stop);
-  void LeaveGroup(Duration patience);
+  Status LeaveGroup(Duration patience);
+  void FinishWork(TimePoint deadline, std::unique_lock<std::mutex>& ordered);
+  Status CannotLeave(const Status& gone);
   void SayGoodbye();
   int global_rank() const { return options_.names.Of(options_.rank); }
 

@@ -54,8 +54,8 @@ class Gathered {
 struct Outcome {
   std::vector<std::shared_ptr<Gathered>> gathered;  // allgather, alltoall: one per tensor
   int last_joined = -1;                             // join: the global rank that joined last
-  // Of tensors on a device: what reads the results there, or changes the operands, comes after it.
-  // Null otherwise.
+  // Of tensors on a device: what reads the results there, or changes the operands, comes after it,
+  // also where the operation has failed on its way. Null: the device has nothing of it.
   EventPool::Lease on_device;
 };
 

@@ -97,6 +97,11 @@ void TensorQueue::Remove(std::span<TensorEntry* const> entries,
   pending_count_.store(entries_.size());
 }
 
+void TensorQueue::Refuse(Status status) {
+  const std::lock_guard lock(mutex_);
+  if (closed_.ok()) closed_ = std::move(status);
+}
+
 std::vector<std::shared_ptr<Handle>> TensorQueue::Close(Status status) {
   std::vector<std::shared_ptr<Handle>> open;
   const std::lock_guard lock(mutex_);

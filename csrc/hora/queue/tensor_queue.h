@@ -45,6 +45,8 @@ class TensorQueue {
   // The same for many at once; appends their handles, in the same order.
   void Remove(std::span<TensorEntry* const> entries, std::vector<std::shared_ptr<Handle>>& handles);
 
+  // Push fails with `status` from now on; what is pending stays.
+  void Refuse(Status status);
   // Ends the queue: Push fails with `status` from now on. Returns the handles of what was pending.
   std::vector<std::shared_ptr<Handle>> Close(Status status);
 

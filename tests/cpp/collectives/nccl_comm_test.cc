@@ -75,7 +75,7 @@ class NcclHangs : public NcclSums {
 TEST_F(NcclHangs, AnAbortIsKnownAtOnceAndLeftToItself) {
   Make(1);
   control_.faults.hang_at = 1;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   EXPECT_TRUE(PutSum(0).ok());
   ranks_[0]->Abort(Error(StatusCode::kStalled, "it takes too long"));
   const Status status = ranks_[0]->Check();
@@ -84,21 +84,21 @@ TEST_F(NcclHangs, AnAbortIsKnownAtOnceAndLeftToItself) {
   EXPECT_FALSE(ranks_[0]->End()) << "NCCL may still use what it has";
   ranks_.clear();
   EXPECT_EQ(control_.communicators, 1);
-  control_.faults.abort_hangs = false;
+  control_.faults.end.abort_hangs = false;
   EXPECT_TRUE(AwaitStream(0).ok()) << "and if it does come to an end, all the better";
 }
 
 TEST_F(NcclHangs, AnErrorIsToldWhateverBecomesOfTheAbort) {
   Make(1);
   control_.faults.fail_at = 1;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   ExpectSays(PutSum(0), StatusCode::kPeerFailed, {"rank 7 ", "system error"});
 }
 
 TEST_F(NcclHangs, WhatCheckFindsIsToldWhateverBecomesOfTheAbort) {
   Make(1);
   control_.faults.fail_async_at = 1;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   device_->Hold(streams_[0].get());
   EXPECT_TRUE(PutSum(0).ok());
   device_->Release(streams_[0].get());
@@ -108,14 +108,14 @@ TEST_F(NcclHangs, WhatCheckFindsIsToldWhateverBecomesOfTheAbort) {
 TEST_F(NcclHangs, ACallIsNotWaitedForLongerThanItsPatience) {
   Make(1, kShort);
   control_.polls = kForEver;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   ExpectSays(PutSum(0), StatusCode::kTimeout, {"allreduce: not within 0.03 s"});
 }
 
 TEST_F(NcclHangs, AnOrderlyEndIsLeftToItselfToo) {
   Make(2);
   control_.faults.rank = 1;
-  control_.faults.finalize_hangs = true;
+  control_.faults.end.finalize_hangs = true;
   EXPECT_TRUE(ranks_[0]->End());
   EXPECT_FALSE(ranks_[1]->End());
   EXPECT_FALSE(ranks_[1]->End()) << "and waits no more";
@@ -126,7 +126,7 @@ TEST_F(NcclHangs, ARegistrationNeedNotWaitForThat) {
   Make(1);
   std::vector<std::byte> memory(4096);
   auto held = ranks_[0]->Register(memory.data(), memory.size());
-  control_.faults.finalize_hangs = true;
+  control_.faults.end.finalize_hangs = true;
   ranks_.clear();
   held.reset();
 }
@@ -134,7 +134,7 @@ TEST_F(NcclHangs, ARegistrationNeedNotWaitForThat) {
 TEST_F(NcclHangs, AMakingIsNotWaitedFor) {
   NcclCommunicatorOptions options = OptionsOf(0, 2, kShort);  // alone
   options.farewell = kShort;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   ExpectSays(Create(options).error(), StatusCode::kTimeout, {"cannot form a group"});
 }
 
@@ -142,14 +142,14 @@ TEST_F(NcclHangs, AMakingIsNotWaitedFor) {
 TEST_F(NcclHangs, APartIsNotWaitedFor) {
   Make(1, kShort);
   control_.polls = kForEver;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   ExpectSays(ranks_[0]->Split(0, OptionsOf(0, 1)).error(), StatusCode::kTimeout, {"cannot split"});
 }
 
 TEST_F(NcclHangs, WhatIsLeftOfAGroupIsNotWaitedFor) {
   Make(2, kShort);
   control_.polls = kForEver;
-  control_.faults.abort_hangs = true;
+  control_.faults.end.abort_hangs = true;
   ExpectSays(ranks_[0]->Shrink({1}, OptionsOf(0, 1)).error(), StatusCode::kTimeout,
              {"cannot shrink"});
 }

@@ -205,6 +205,7 @@ TEST_F(DeviceEngine, WhatFailsOnTheDeviceEndsTheSetForAll) {
   FakeNccl().faults.rank = 1;
   FakeNccl().faults.fail_async_at = 1;
   DeviceJob job(3, 3, "nccl");
+  std::latch all_are_there(3);
   job.Run([&](RankContext& self) {
     ProgramStream stream(job.device(), self);
     stream.Hold();
@@ -212,6 +213,7 @@ TEST_F(DeviceEngine, WhatFailsOnTheDeviceEndsTheSetForAll) {
     std::vector<float> values(10, 1.0f);
     const auto handle = gpu.Allreduce("gpu", values);
     EXPECT_TRUE(gpu.WaitForHandle(handle).ok()) << handle->status().ToString();
+    all_are_there.arrive_and_wait();
     stream.Release();
     gpu.WaitForDevice(*handle);  // the lane's goes on
     Expect(UntilItFails(self), StatusCode::kPeerFailed,
@@ -293,7 +295,7 @@ TEST_F(DeviceEngine, LeavesADeviceThatStaysBusy) {
     RankContext gpu = self.OnDevice();
     std::vector<float> values(10, 1.0f);
     EXPECT_TRUE(gpu.WaitForHandle(gpu.Allreduce("gpu", values)).ok());
-    self.engine().Shutdown();
+    EXPECT_TRUE(self.engine().Shutdown().ok());
   });
 }
 

@@ -84,7 +84,7 @@ class Lanes : public ::testing::Test {
 
   void TearDown() override {
     std::vector<std::jthread> leaving;
-    for (auto& set : sets_) leaving.emplace_back([&set] { set->Leave(); });
+    for (auto& set : sets_) leaving.emplace_back([&set] { EXPECT_TRUE(set->Leave().ok()); });
   }
 
   std::shared_ptr<Handle> Allreduce(int rank, const std::string& name, std::vector<float>& values,

@@ -275,7 +275,7 @@ TEST(ProcessSet, WhoLeavesTheJobFailsWhatASetStillNeeds) {
   RunRanks(3, [](RankContext& self) {
     const int id = self.AddSet({1, 2});
     if (self.rank() == 0) return;
-    if (self.rank() == 2) return self.engine().Shutdown();
+    if (self.rank() == 2) return static_cast<void>(self.engine().Shutdown());
     RankContext pair = self.In(id);
     std::vector<float> values(100, 1.0f);
     const Status status = pair.Wait(pair.Allreduce("x", values));

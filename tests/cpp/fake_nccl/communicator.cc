@@ -127,14 +127,14 @@ void Communicator::HangWhile(const std::atomic<bool>& fault) {
 }
 
 void Communicator::Finalize() {
-  HangWhile(Control().faults.finalize_hangs);
+  HangWhile(Control().faults.end.finalize_hangs);
   const std::lock_guard lock(mutex_);
   finalizing_ = true;
 }
 
 void Communicator::Abort() {
   ++Control().aborts;
-  HangWhile(Control().faults.abort_hangs);
+  HangWhile(Control().faults.end.abort_hangs);
   aborted_ = true;
   meeting_.Wake();
   const std::lock_guard lock(mutex_);

@@ -21,8 +21,10 @@ struct FakeNcclFaults {
   std::atomic<nccl::Result> splitting{nccl::Result::kSuccess};
   std::atomic<nccl::Result> allocation{nccl::Result::kSuccess};
   std::atomic<bool> creation_hangs{false};  // until aborted
-  std::atomic<bool> abort_hangs{false};     // these two: until it is cleared
-  std::atomic<bool> finalize_hangs{false};
+  struct End {                              // these: until it is cleared
+    std::atomic<bool> abort_hangs{false};
+    std::atomic<bool> finalize_hangs{false};
+  } end;
   std::atomic<bool> registration{false};
 
   void Clear() {
@@ -30,7 +32,7 @@ struct FakeNcclFaults {
     hang_at = fail_at = fail_async_at = 0;
     failure = nccl::Result::kSystemError;
     unique_id = creation = splitting = allocation = nccl::Result::kSuccess;
-    creation_hangs = abort_hangs = finalize_hangs = registration = false;
+    creation_hangs = end.abort_hangs = end.finalize_hangs = registration = false;
   }
 };
 
