@@ -20,6 +20,8 @@ namespace {
 
 constexpr int kFirstBackoffMs = 1;
 constexpr int kLastBackoffMs = 20;
+// Whoever starts ranks listens before it tells them where: where nobody does, rank 0 has ended.
+constexpr Duration kNobodyPatience = std::chrono::seconds(1);
 
 class RendezvousClient {
  public:
@@ -87,15 +89,22 @@ Status RendezvousClient::Connect() {
     return Error(StatusCode::kResource, "rank {}: cannot open a socket: {} (see ulimit -n)",
                  options_.rank, std::strerror(errno));
   }
+  const TimePoint nobody_comes = SteadyClock::Instance().Now() + kNobodyPatience;
   for (int backoff_ms = kFirstBackoffMs;;) {
     if (connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) break;
-    // Nobody is bound to the name yet, or its queue is full for a moment.
-    const bool may_come = errno == ECONNREFUSED || errno == EAGAIN || errno == EINTR;
+    // Nobody is bound to the name, or its queue is full for a moment.
+    const bool is_nobody = errno == ECONNREFUSED;
+    const bool may_come = is_nobody || errno == EAGAIN || errno == EINTR;
     if (!may_come) {
       return Error(StatusCode::kPeerFailed, "rank {}: cannot connect to rank 0 at '{}': {}",
                    options_.rank, options_.rendezvous, std::strerror(errno));
     }
     if (SteadyClock::Instance().Now() >= deadline_) return NoAnswer();
+    if (is_nobody && SteadyClock::Instance().Now() >= nobody_comes) {
+      return Error(StatusCode::kPeerFailed,
+                   "rank {}: nobody listens at '{}' any more: rank 0 has ended; see its output",
+                   options_.rank, options_.rendezvous);
+    }
     poll(nullptr, 0, std::min(backoff_ms, MillisecondsUntil(deadline_)));
     backoff_ms = std::min(2 * backoff_ms, kLastBackoffMs);
   }

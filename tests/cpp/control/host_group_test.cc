@@ -118,6 +118,14 @@ TEST(HostGroup, WaitsForRanksThatComeLate) {
   ExpectGroup(results);
 }
 
+TEST(HostGroup, GivesUpSoonWhereRankZeroHasEnded) {
+  MeetingPoint point(2, seconds(60));
+  point.Close();
+  const TimePoint begun = SteadyClock::Instance().Now();
+  ExpectError(FormHostGroup(point.OptionsOf(1)), StatusCode::kPeerFailed, "rank 0 has ended");
+  EXPECT_LT(SteadyClock::Instance().Now() - begun, seconds(30));
+}
+
 TEST(HostGroup, NamesTheMissing) {
   const MeetingPoint point(5, seconds(1));
   const UniqueFd unready = point.Connect();
