@@ -184,9 +184,9 @@ def _alltoall_gradient(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[Any, .
 
 def _define() -> torch.library.Library:
     """The schemas, which exist as long as the returned object does."""
-    library = torch.library.Library("hora", "DEF")
+    library = torch.library.Library("hora", "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        library.define(schema, tags=_TAGS)
+        library.define(schema, tags=_TAGS)  # type: ignore[no-untyped-call]
     return library
 
 

@@ -6,10 +6,12 @@ Through the table of C functions that the operators' library calls, on simulated
 from __future__ import annotations
 
 import ctypes
+import signal
 import threading
 import time
 
 import pytest
+import torch
 from hora import _core
 
 pytestmark = pytest.mark.any_backend
@@ -93,11 +95,21 @@ class Operator:
         self.api.release(self.result)
 
 
-def await_agreed(count: int) -> None:
-    """Until all ranks have submitted so many operations more."""
+@pytest.fixture
+def held(gpu):
+    """The current stream, which operations have to wait for."""
+    if not gpu.is_staged:
+        pytest.skip("operations are done once they are on the device")
+    stream = gpu.current()
+    gpu.hold(stream)
+    yield stream
+    gpu.release(stream)
+
+
+def await_submitted(name: str) -> None:
     deadline = time.monotonic() + 20
-    while _core.metrics()["agreed"] < count:
-        assert time.monotonic() < deadline, f"{_core.metrics()}"
+    while name not in [pending[2] for pending in _core.pending()]:
+        assert time.monotonic() < deadline, f"only {_core.pending()}"
 
 
 def test_operands_go_at_once_where_the_stream_waits(hvd, gpu):
@@ -119,27 +131,65 @@ def test_what_is_refused_uses_nothing(hvd, gpu):
     operator.api.release(operator.result)
 
 
-def test_operands_stay_after_the_group_is_lost_until_the_engine_has_ended(hvd, gpu):
-    if not gpu.is_staged:
-        pytest.skip("operations are done once they are on the device")
-    stream = gpu.current()
-    gpu.hold(stream)
-    operator = Operator("operands.lost")
-    thread = threading.Thread(target=operator.run)
-    agreed = _core.metrics()["agreed"]
+def run_interrupted(operator: Operator, name: str) -> None:
+    main = threading.current_thread()
+
+    def interrupt():
+        await_submitted(name)
+        signal.pthread_kill(main.ident, signal.SIGUSR1)
+
+    def told(*_):
+        raise RuntimeError("a test interrupts it")
+
+    before = signal.signal(signal.SIGUSR1, told)
+    thread = threading.Thread(target=interrupt)
     thread.start()
-    if hvd.rank() == 0:
-        await_agreed(agreed + 1)
-        _core.abort("a test ends it")
+    operator.run()
     thread.join()
-    try:
-        assert b"a test ends it" in operator.result.error
-        assert operator.result.in_use, "the device has yet to come to it"
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.ranks(2)
+def test_operands_stay_when_the_wait_is_interrupted(hvd, gpu):
+    operator = Operator("operands.interrupted")
+    interrupted = hvd.rank() == 0
+    if interrupted:
+        run_interrupted(operator, "operands.interrupted")
+        assert b"a test interrupts it" in operator.result.error
+        assert operator.result.in_use, "it goes on"
         operator.keep()
         assert operator.dropped == []
+    hvd.barrier()
+    if not interrupted:
+        operator.run()
+        assert not operator.result.error
+        operator.api.release(operator.result)
+    # Each operation looks whether the device is past what was left behind.
+    dropped = (torch.tensor(not interrupted or operator.dropped == [77]) for _ in range(1000))
+    assert any(hvd.allreduce(each, op=hvd.Min) for each in dropped)
+    gpu.synchronize()
+    assert list(operator.values) == [float(hvd.size())] * 8
+
+
+def test_operands_stay_when_the_group_is_lost_until_the_engine_has_ended(hvd, gpu, held):
+    operator = Operator("operands.lost")
+    thread = threading.Thread(target=operator.run)
+    thread.start()
+    if hvd.rank() == 0:
+        await_submitted("operands.lost")
+        gpu.lose_after(1)  # no event can be had, either
+    thread.join()
+    gpu.lose_after(0)
+    gpu.release(held)
+    in_use = operator.result.in_use
+    try:
+        assert operator.result.error
+        assert in_use or hvd.rank() != 0, "the device may be at it for all one knows"
+        if in_use:
+            operator.keep()
+            assert operator.dropped == []
     finally:
-        gpu.release(stream)
         hvd.shutdown()
         hvd.init()
         _core.set_device_calls(gpu.current, gpu.allocate, gpu.record)
-    assert operator.dropped == [77]
+    assert operator.dropped == ([77] if in_use else [])
