@@ -8,13 +8,18 @@ from typing import Any
 
 from goals import Row, at_most, markdown, text
 
-__all__ = ["page", "rows", "staged_table"]
+__all__ = ["launch_table", "page", "rows", "staged_table"]
 
 Record = dict[str, Any]
 LAUNCH_LIMIT_US = 15.0
 STEP_LIMIT_PERCENT = 1.0
 SHARE_OF_COPY = 0.8
 TIMES_COPY_PER_TENSOR = 3.0
+LAUNCHED = "scaled average in place"  # of ways.py
+STEPS = {
+    True: "gradients packed, averaged by NCCL, unpacked",
+    False: "agreement and events, the gradients where they are",
+}
 # What pack_bench and pack.py call the ways that are compared.
 ONE_LAUNCH, ONE_LARGE_COPY, PER_TENSOR = "pack and unpack", "one large copy", "one copy_ per tensor"
 
@@ -22,11 +27,11 @@ ONE_LAUNCH, ONE_LARGE_COPY, PER_TENSOR = "pack and unpack", "one large copy", "o
 def rows(records: Iterable[Record]) -> list[Row]:
     """All goals, in order; what the run did not measure says so."""
     found = [record for record in records if "refusal" not in record]
-    return [*_packing(found), _launch(found), _step(found)]
+    return [*_packing(found), _launch(found), *_step(found)]
 
 
 def _packing(records: list[Record]) -> Iterator[Row]:
-    speed = {r["way"]: float(r["GB/s"]) for r in records if "way" in r}
+    speed = {r["way"]: float(r["GB/s"]) for r in records if "way" in r and "GB/s" in r}
     own = speed.get(ONE_LAUNCH)
     for goal, factor, other, unit in (
         ("G1", SHARE_OF_COPY, ONE_LARGE_COPY, "of the device's copy bandwidth"),
@@ -45,22 +50,52 @@ def _packing(records: list[Record]) -> Iterator[Row]:
 
 
 def _launch(records: list[Record]) -> Row:
-    times = {r["bytes"]: float(r["launch_us"]) for r in records if r["section"] == "submit"}
-    row = at_most("G3", "submit to launch, 4 B, 1 rank", LAUNCH_LIMIT_US, times.get(4), "µs")
+    """Of the way with a kernel of hora's and one of NCCL's: others have less in them."""
+    times = {
+        record["bytes"]: float(record["launch_us"])
+        for record in records
+        if record["section"] == "submit" and record.get("way") == LAUNCHED
+    }
+    what = f"submit to launch, {LAUNCHED}, 4 B, 1 rank that calls NCCL"
+    row = at_most("G3", what, LAUNCH_LIMIT_US, times.get(4), "µs")
     if row.met is None:
         return row
     return replace(row, reached=f"{row.reached} ({times[4] / LAUNCH_LIMIT_US:.2f} × the limit)")
 
 
-def _step(records: list[Record]) -> Row:
-    what, wanted = "training step of ResNet-50, 1 rank, over plain PyTorch", "≤ 1 % more"
-    steps = [record for record in records if record["section"] == "step"]
-    if not steps:
-        return Row("G4", what, wanted, "not measured", None)
-    last = steps[-1]
-    added = 100 * (float(last["ratio"]) - 1)
-    reached = f"{added:+.2f} % ({text(last['hora_us'])} against {text(last['plain_us'])} µs)"
-    return Row("G4", what, wanted, reached, added <= STEP_LIMIT_PERCENT)
+def _step(records: list[Record]) -> Iterator[Row]:
+    """With all that several ranks do but for the transport, and as a single rank usually goes."""
+    wanted = "≤ 1 % more"
+    for is_called, contains in STEPS.items():
+        what = f"training step of ResNet-50, 1 rank, over plain PyTorch: {contains}"
+        steps = [
+            record
+            for record in records
+            if record["section"] == "step" and record.get("nccl_called") is is_called
+        ]
+        if not steps:
+            yield Row("G4", what, wanted, "not measured", None)
+            continue
+        last = steps[-1]
+        added = 100 * (float(last["ratio"]) - 1)
+        reached = f"{added:+.2f} % ({text(last['hora_us'])} against {text(last['plain_us'])} µs)"
+        yield Row("G4", what, wanted, reached, added <= STEP_LIMIT_PERCENT)
+
+
+def launch_table(records: Iterable[Record]) -> str:
+    """From the submission to where the work is on the stream, by way and size, and what it is."""
+    found = [r for r in records if r["section"] == "submit" and "way" in r]
+    if not found:
+        return ""
+    sizes = sorted({record["bytes"] for record in found})
+    head = "".join(f" {nbytes:,} B, µs |" for nbytes in sizes)
+    lines = [f"| operation | contains |{head}", "|---|---|" + "---|" * len(sizes)]
+    for way in dict.fromkeys(record["way"] for record in found):
+        of_way = {record["bytes"]: record for record in found if record["way"] == way}
+        times = [text(of_way[n]["launch_us"]) if n in of_way else "–" for n in sizes]
+        contains = next(iter(of_way.values()))["contains"]
+        lines.append(f"| {way} | {contains} | {' | '.join(times)} |")
+    return "\n".join(lines) + "\n"
 
 
 def staged_table(records: Iterable[Record]) -> str:
@@ -93,6 +128,8 @@ def page(records: list[Record]) -> str:
         "",
         markdown(rows(records)),
     ]
+    if launches := launch_table(records):
+        lines += ["From the submission to where the work is on the stream, 1 rank:", "", launches]
     if staged := staged_table(records):
         what = (
             "Allreduce of float32 tensors of a GPU that 2 ranks share, through the host's memory:"

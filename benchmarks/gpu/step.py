@@ -1,11 +1,14 @@
 """A training step of ResNet-50 with DistributedOptimizer at 1 rank, by turns with plain PyTorch.
 
-    horarun -np 1 --gpu-backend nccl python benchmarks/gpu/step.py
+    HORA_NCCL_ALONE=1 horarun -np 1 --gpu-backend nccl python benchmarks/gpu/step.py
+
+With HORA_NCCL_ALONE=1 gradients are packed, averaged by NCCL and unpacked, as on several ranks but
+for what goes between them; without it a single rank does none of that.
 
 Two networks that start alike, in bfloat16 autocast and channels_last, on the same images; one turn
 is some steps of one, then of the other, so that a GPU that grows warm is warm for both. Every
 second pair of turns begins with the other one. Prints one line of JSON: medians in µs per step, and
-the ratio of each pair.
+the ratio of each pair, and what the figure contains.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 
 import hora.torch as hvd
 import torch
+import ways
 from resnet import resnet50
 from torch import nn
 
@@ -74,6 +78,7 @@ def main() -> None:
                 times[name].append(seconds)
     ratios = [own / plain for own, plain in zip(times["hora"], times["plain"], strict=True)]
     print(json.dumps({
+        "nccl_called": ways.is_nccl_called(),
         "model": "resnet50", "batch": args.batch, "turns": args.turns, "steps": args.steps,
         **{f"{name}_us": round(statistics.median(taken) * 1e6, 1) for name, taken in times.items()},
         "ratio": round(statistics.median(ratios), 5),

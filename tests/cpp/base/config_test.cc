@@ -117,6 +117,9 @@ TEST(Config, SaysHowGpuTensorsGo) {
   EXPECT_EQ(ConfigOf({})->device.backend, "auto");
   EXPECT_EQ(ConfigOf({})->device.nccl_library, "");
   EXPECT_EQ(ConfigOf({})->device.pinned_bytes, 256u << 20);
+  EXPECT_FALSE(ConfigOf({})->device.nccl_alone);
+  EXPECT_TRUE(ConfigOf({{"HORA_NCCL_ALONE", "1"}})->device.nccl_alone);
+  EXPECT_NE(ErrorOf({{"HORA_NCCL_ALONE", "yes"}}).find("HORA_NCCL_ALONE"), std::string::npos);
   const Result<Config> config = ConfigOf({{"HORA_GPU_BACKEND", "staged"},
                                           {"HORA_NCCL_LIBRARY", "/opt/libnccl.so.2"},
                                           {"HORA_PINNED_MEMORY_BYTES", "0"}});

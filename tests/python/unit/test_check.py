@@ -109,6 +109,7 @@ def test_a_program_that_hangs_does_not_hold_it_up(monkeypatch):
         ("HORA_DATA_PLANE", "plain"),
         ("HORA_GPU_BACKEND", "gloo"),
         ("HORA_GPUS_PER_RANK", "0"),
+        ("HORA_NCCL_ALONE", "yes"),
         ("HORA_PINNED_MEMORY_BYTES", "-1"),
         ("HORA_HEARTBEAT_SECONDS", "0.1"),
         ("HORA_TREE_FAN_OUT", " 8"),
