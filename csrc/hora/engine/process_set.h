@@ -32,7 +32,7 @@ namespace hora {
 // Whoever waits, works: a thread in Wait takes the progress lock, negotiates and runs what is
 // urgent itself; who waits for a large operation runs the bulk lane besides. The background thread
 // does so only for asynchronous work that nobody waits for; with nothing pending it sleeps, and
-// costs nothing.
+// costs nothing, but for a look at NCCL every 100 ms once it has had operations in program order.
 class ProcessSet {
  public:
   static constexpr Duration kShutdownPatience = std::chrono::seconds(2);
@@ -63,7 +63,7 @@ class ProcessSet {
 
   // A collective in program order, without negotiation: every rank makes the same calls in the same
   // order, whatever it submits by name besides. Blocks until done; memory of a GPU: until it is on
-  // call.stream, which nobody else looks after. A call that other threads make meanwhile waits its
+  // call.stream: what NCCL reports later ends the set, a kernel that hangs is not noticed. A call that other threads make meanwhile waits its
   // turn. Not OK: the set is lost, except for kInvalidArgument and kResource of a GPU that is not
   // there. Over NCCL call.stream may be captured into a graph, once the same calls have run
   // outside: what this rank lacks for it is kInvalidArgument, and the capture stays valid.
