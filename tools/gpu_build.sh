@@ -53,7 +53,7 @@ choose_python() {
   while read -r candidate; do
     IFS='|' read -r kind version lacks < <("$candidate" -c "$describe_python" "$@" 2>/dev/null) ||
       { kind=none version='' lacks='what it takes to start'; }
-    seen+=$'\n'"  $candidate: ${version:+$version, }${lacks:+lacks $lacks}"
+    seen+=$'\n'"  $candidate: $version${lacks:+${version:+, }lacks $lacks}"
     if [ "$kind" = cuda ] && [ -z "$lacks" ]; then
       python=$candidate
       return
