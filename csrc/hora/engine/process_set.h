@@ -63,10 +63,11 @@ class ProcessSet {
 
   // A collective in program order, without negotiation: every rank makes the same calls in the same
   // order, whatever it submits by name besides. Blocks until done; memory of a GPU: until it is on
-  // call.stream: what NCCL reports later ends the set, a kernel that hangs is not noticed. A call that other threads make meanwhile waits its
-  // turn. Not OK: the set is lost, except for kInvalidArgument and kResource of a GPU that is not
-  // there. Over NCCL call.stream may be captured into a graph, once the same calls have run
-  // outside: what this rank lacks for it is kInvalidArgument, and the capture stays valid.
+  // call.stream: what NCCL reports later ends the set, a kernel that hangs is not noticed. A call
+  // that other threads make meanwhile waits its turn. Not OK: the set is lost, except for
+  // kInvalidArgument and kResource of a GPU that is not there. Over NCCL call.stream may be
+  // captured into a graph, once the same calls have run outside: what this rank lacks for it is
+  // kInvalidArgument, and the capture stays valid.
   Status RunOrdered(CollectiveCall& call);
 
   // From one operation on, the same on every rank, allreduces reduce memory of `heap` in place.
