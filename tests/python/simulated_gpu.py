@@ -66,6 +66,7 @@ class Gpu:
         library.simulated_synchronize.argtypes.append(ctypes.c_int)
         library.simulated_synchronize.restype = ctypes.c_bool
         library.simulated_allocations.restype = ctypes.c_size_t
+        library.simulated_limit_memory.argtypes = [ctypes.c_size_t]
         self._library = library
         self._current: dict[int, int] = {}
         self.asked = 0  # how often for the current stream
@@ -118,6 +119,10 @@ class Gpu:
     def allocations(self) -> int:
         """Pieces of device memory that the engine has."""
         return int(self._library.simulated_allocations())
+
+    def limit_memory(self, nbytes: int) -> None:
+        """No piece of device memory of more bytes can be had."""
+        self._library.simulated_limit_memory(nbytes)
 
     def lose_after(self, calls: int) -> None:
         """Every call from that one on fails as on a lost device; 0: none."""

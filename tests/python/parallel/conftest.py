@@ -57,7 +57,11 @@ def devices(group, request):
     if request.param == "nccl":
         if nccl is None:
             pytest.skip("no fake NCCL: build the C++ tests (make build)")
-        settings |= {"HORA_NCCL_LIBRARY": str(nccl), "SIMULATED_BOARD": f" of {group.rank()}"}
+        settings |= {
+            "HORA_NCCL_LIBRARY": str(nccl),
+            "HORA_NCCL_ALONE": "1",  # a single rank calls it as well
+            "SIMULATED_BOARD": f" of {group.rank()}",
+        }
     os.environ.update(settings)
     calls = simulated_gpu.Gpu(folder)
     calls.is_staged = request.param == "staged"

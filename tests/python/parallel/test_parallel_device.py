@@ -304,3 +304,28 @@ def test_shutdown_with_a_result_under_way(hvd, gpu):
     assert handle.completed()
     hvd.init()
     _core.set_device_calls(gpu.current, gpu.allocate, gpu.record)
+
+
+@pytest.mark.ranks(2)
+def test_what_pytorch_keeps_is_asked_for_where_memory_is_short(hvd, gpu):
+    """A rank that has joined works on memory of the engine's own."""
+    asked = []
+
+    def empty_cache(device):
+        asked.append(device)
+        gpu.limit_memory((1 << 64) - 1)
+
+    _core.set_device_calls(gpu.current, gpu.allocate, gpu.record, empty_cache)
+    try:
+        if hvd.rank() != 0:
+            gpu.limit_memory(64)
+        else:
+            operand = GpuTensor(torch.ones(100_000))
+            start(_core.ALLREDUCE, "short", operand).wait()
+            gpu.synchronize()
+            assert torch.equal(operand.values, torch.ones(100_000))
+        hvd.join()
+        assert asked == ([] if hvd.rank() == 0 else [_core.chosen_device()])
+    finally:
+        gpu.limit_memory((1 << 64) - 1)
+        _core.set_device_calls(gpu.current, gpu.allocate, gpu.record)

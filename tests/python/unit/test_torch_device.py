@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from hora.errors import UsageError
@@ -96,6 +98,22 @@ def test_what_the_engine_asks_is_registered(hvd, core):
     assert callable(allocate)
     assert callable(empty_cache)
     record(torch.ones(1))  # of the CPU: nothing to be done
+
+
+def test_memory_is_given_back_on_the_device_that_is_short(hvd, core, monkeypatch):
+    *_, empty_cache = core.device_calls
+    done = []
+
+    @contextlib.contextmanager
+    def device(index):
+        done.append(index)
+        yield
+        done.append("back")
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    empty_cache(1)
+    assert done == [1, "emptied", "back"]
 
 
 def test_internal_tensors_stay_on_the_cpu_whatever_the_default_is(hvd, core):
