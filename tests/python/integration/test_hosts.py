@@ -247,7 +247,7 @@ def test_an_sshd_that_hangs(two):
         for pid in daemons:
             os.kill(pid, signal.SIGCONT)
     assert "h2: " in err
-    assert "no answer from port 2222 within 5 s" in err or "timed out" in err
+    assert "no answer from port 2222 within 4 s" in err or "timed out" in err
 
 
 def test_no_such_interface_and_no_way_to_the_store(two):
