@@ -20,7 +20,7 @@ if reason := why_impossible():
 
 DEADLINE_S = 60.0
 # What a start-up failure may take; the limits themselves are 5 s.
-PROMPT_S = 8.0
+PROMPT_S = 5.0
 
 REPORT = """
 import json, os, socket, sys
