@@ -19,7 +19,7 @@ if reason := why_impossible():
     pytest.skip(reason, allow_module_level=True)
 
 DEADLINE_S = 60.0
-# What a start-up failure may take; the limits themselves are 5 s.
+# What a start-up failure may take, from the command on.
 PROMPT_S = 5.0
 
 REPORT = """
