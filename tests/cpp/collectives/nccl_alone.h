@@ -19,9 +19,9 @@ namespace hora {
 
 // Twins in device memory of all that the streams of one call have on the host: what lies together
 // or at an odd address there does so here.
-class DeviceTwins {
+class TwinExtents {
  public:
-  explicit DeviceTwins(const CollectiveCall& call) {
+  explicit TwinExtents(const CollectiveCall& call) {
     std::vector<std::pair<std::byte*, std::byte*>> pieces;
     const auto add = [&](std::vector<ByteStream> streams) {
       for (ByteStream& stream : streams) {
@@ -104,7 +104,7 @@ class NcclOnDevice final : public CollectiveBackend {
   void Retune(const Tuning& tuning) override { backend_->Retune(tuning); }
 
   Status Execute(CollectiveCall& call) override {
-    const DeviceTwins twins(call);
+    const TwinExtents twins(call);
     const Result<std::span<std::byte>> room = memory_.Reserve(twins.bytes());
     if (!room) return room.error();
     std::byte* const memory = room->data();

@@ -16,7 +16,8 @@ DeviceHierarchy::DeviceHierarchy(HostLayout layout, int rank,
                                  std::unique_ptr<CollectiveBackend> inside,
                                  std::unique_ptr<CollectiveBackend> across,
                                  CollectiveBackend& whole)
-    : inside_(*inside),
+    : has_layers_(layout.hosts() > 1),
+      inside_(*inside),
       layers_(std::move(layout), rank, std::move(inside), std::move(across), kDevicePieceBytes),
       whole_(whole) {}
 
@@ -30,7 +31,8 @@ bool DeviceHierarchy::GoesInLayers(const CollectiveCall& call) const {
       CollectiveCall inside = PartialCall(call, OpKind::kAllreduce, 1);
       CollectiveCall across = PartialCall(call, OpKind::kAllreduce, 1);
       ScaleInside(call, inside, across);
-      return inside_.Supports(inside.params);
+      // Inside the only host it is done in one step, with all scales.
+      return inside_.Supports(has_layers_ ? inside.params : call.params);
     }
     default:
       return false;

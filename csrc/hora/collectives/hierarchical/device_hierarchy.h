@@ -32,6 +32,7 @@ class DeviceHierarchy final : public CollectiveBackend {
  private:
   bool GoesInLayers(const CollectiveCall& call) const;
 
+  const bool has_layers_;
   CollectiveBackend& inside_;  // owned by layers_
   HierarchicalBackend layers_;
   CollectiveBackend& whole_;
