@@ -258,6 +258,7 @@ TEST_F(NcclSums, ThoseThatStayGoOnWithoutWhoHasLeft) {
     rest.push_back(std::move(*made));
   }
   EXPECT_FALSE(PutSum(2).ok()) << "the group that was is given up";
+  EXPECT_TRUE(AwaitStream(0).ok());
   values_ = {1, 20, 300};
   for (const int place : {0, 1}) EXPECT_TRUE(PutSum(*rest[place], 2 * place).ok());
   rest.clear();
