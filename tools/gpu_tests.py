@@ -31,7 +31,8 @@ Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SOURCES = ("CMakeLists.txt", "cmake", "csrc", "python", "tests/gpu", "tests/cpp/collectives",
-           "tests/python/parallel", "tools/gpu_steps.py")  # fmt: skip
+           "tests/cpp/simulated_device", "tests/python/parallel", "tests/python/simulated_gpu.py",
+           "tools/gpu_steps.py", "tools/gpu_tests.py", "tools/sanitizer_errors.py")  # fmt: skip
 PASSED, FAILED, SKIPPED, CUT = "passed", "FAILED", "skipped", "not run yet"
 SHORTEST_S = 5
 TIME_IS_UP = 75

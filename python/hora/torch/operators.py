@@ -24,8 +24,6 @@ __all__ = ["missing"]
 
 _LIBRARY = Path(_core.__file__).with_name("_torch_ops.so")
 _LINEAR = (ReduceOp.AVERAGE, ReduceOp.SUM)
-
-
 _TERMS = "str name, int op, float prescale, float postscale, int process_set"
 _SCHEMAS = (
     f"allreduce(Tensor input, {_TERMS}) -> Tensor",
@@ -37,10 +35,6 @@ _SCHEMAS = (
     "alltoall(Tensor input, Tensor splits, SymInt rows, bool fill, str name, int process_set) "
     "-> (Tensor, Tensor)",
 )
-
-# Ranks agree on an operation each time it runs, which a CUDA graph cannot repeat: Inductor makes
-# graphs of what is before and after it (mode="reduce-overhead").
-_TAGS = (torch.Tag.cudagraph_unsafe,)
 
 
 def _load() -> str | None:
@@ -185,8 +179,11 @@ def _alltoall_gradient(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[Any, .
 def _define() -> torch.library.Library:
     """The schemas, which exist as long as the returned object does."""
     library = torch.library.Library("hora", "DEF")  # type: ignore[no-untyped-call]
+    # Ranks agree on an operation each time it runs, which a CUDA graph cannot repeat: Inductor
+    # makes graphs of what is before and after it (mode="reduce-overhead").
+    tags = (torch.Tag.cudagraph_unsafe,)
     for schema in _SCHEMAS:
-        library.define(schema, tags=_TAGS)  # type: ignore[no-untyped-call]
+        library.define(schema, tags=tags)  # type: ignore[no-untyped-call]
     return library
 
 

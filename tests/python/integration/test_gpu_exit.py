@@ -43,10 +43,17 @@ def gather(name):
 
 ENDS_WHILE_IT_ALLOCATES = """
 inside = threading.Event()
+ending = threading.Event()
+
+def main_runs_python():
+    return threading.main_thread().ident in sys._current_frames()
 
 def allocate(*which):
     inside.set()
-    time.sleep(1)  # the main thread has long begun to end
+    assert ending.wait(30)
+    deadline = time.monotonic() + 30
+    while main_runs_python() and time.monotonic() < deadline:
+        time.sleep(0.001)
     tensor = gpu.allocate(*which)
     print("allocated", flush=True)
     return tensor
@@ -54,6 +61,7 @@ def allocate(*which):
 _core.set_device_calls(gpu.current, allocate, gpu.record)
 handle = gather("last")
 assert inside.wait(30)
+atexit.register(ending.set)  # last, so it runs first
 """
 
 ALLOCATES_WHEN_ALL_IS_OVER = """

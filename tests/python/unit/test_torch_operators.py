@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,27 @@ def test_an_operator_without_an_engine_says_so():
     assert operators.missing is None
     with pytest.raises(RuntimeError, match="has not been initialised"):
         torch.ops.hora.allreduce(torch.ones(2), "x", 1, 1.0, 1.0, 0)
+
+
+# What PyTorch 2.8 does not have.
+OLD_PYTORCH = """
+import types, torch
+
+def load_library(path):
+    raise OSError("undefined symbol: torch_call_dispatcher")
+
+torch.__version__, torch.Tag, torch.ops.load_library = "2.8.0", types.SimpleNamespace(), load_library
+from hora.torch import operators
+print(operators.missing)
+"""
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="built without the PyTorch operators")
+def test_an_old_pytorch_is_told_which_one_has_operators():
+    said = subprocess.run(
+        [sys.executable, "-c", OLD_PYTORCH], check=True, capture_output=True, text=True
+    ).stdout
+    assert "needs PyTorch 2.10 or newer" in said
 
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="built without the PyTorch operators")
