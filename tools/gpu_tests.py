@@ -168,7 +168,7 @@ def passed_before(path: Path, here: Record) -> dict[str, Record]:
     except OSError:
         return {}
     records = [json.loads(line) for line in lines if line.strip()]
-    same = ("sources", "gpu", "driver", "torch", "nccl")
+    same = ("sources", "gpu", "driver", "hora_cuda", "torch", "nccl")
     return {one["step"]: one for one in records if all(one.get(k) == here.get(k) for k in same)}
 
 

@@ -54,7 +54,8 @@ import types, torch
 def load_library(path):
     raise OSError("undefined symbol: torch_call_dispatcher")
 
-torch.__version__, torch.Tag, torch.ops.load_library = "2.8.0", types.SimpleNamespace(), load_library
+torch.__version__, torch.Tag = "2.8.0", types.SimpleNamespace()
+torch.ops.load_library = load_library
 from hora.torch import operators
 print(operators.missing)
 """
