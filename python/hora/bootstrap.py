@@ -122,7 +122,7 @@ def _detect(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap, Kept
     if pipe.VARIABLE in environ:
         return pipe.from_pipe(environ[pipe.VARIABLE], timeout), None
     if not torchrun.is_below_torchrun(environ):
-        pipe.check_given(environ)
+        pipe.check_given(environ, torchrun.PLACE)
     if torchrun.is_torchrun(environ):
         return torchrun.from_torchrun(environ, timeout)
     try:

@@ -61,7 +61,7 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     hosts.add_argument(
         "--connect-timeout", type=typed(seconds(3600, low=0.1)), default="4", metavar="S",
-        help="give up on a host that does not answer (default 4)",
+        help="give up on a host whose sshd does not answer (default 4); the login may take 6 more",
     )  # fmt: skip
     add_settings(hosts, _NETWORK)
     nodes = parser.add_argument_group("several hosts, horarun started once on each (as torchrun)")

@@ -90,7 +90,7 @@ class HostsCrew:
                 )
             except OSError as error:
                 agent.fail(f"{words[0]} cannot be started: {error.strerror}")
-            agent.wait(self._ssh.connect_timeout_s)
+            agent.wait(self._ssh.hello_limit_s)
         self._show_progress()
         self._go_on()
 

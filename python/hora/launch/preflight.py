@@ -13,6 +13,7 @@ from hora.errors import HoraError
 from hora.launch.agent_host import AgentHost, Stage
 from hora.launch.environment import forwarded_environment, terminal_variables
 from hora.launch.job_spec import JobSpec, SeveralHosts
+from hora.launch.ssh import LOGIN_S
 from hora.launch.store import (
     StoreHost,
     choose_address,
@@ -104,11 +105,11 @@ class Preflight:
     def why_late(self, agent: AgentHost) -> str:
         """Says what did not happen in time."""
         if agent.stage is Stage.CONNECTING:
-            limit = f"{self._ssh.connect_timeout_s:g} s (--connect-timeout)"
-            if agent.host.is_here:
-                return f"the agent did not start within {limit}"
-            port = f"port {self._ssh.port}" if self._ssh.port else "its ssh port"
-            return f"no answer from {port} within {limit}"
+            ssh = self._ssh
+            return (
+                f"no answer from hora there within {ssh.hello_limit_s:g} s (--connect-timeout "
+                f"{ssh.connect_timeout_s:g}, and {LOGIN_S:g} for the login, the shell and Python)"
+            )
         return f"its checks did not end within {self._check_limit_s:g} s"
 
     def start_fields(self, agent: AgentHost) -> dict[str, Any]:

@@ -16,13 +16,15 @@ _ENTER = (
     "from hora.launch.agent import main; main()"
 )
 
+LOGIN_S = 6.0  # a cold one takes seconds; that nobody answers, ssh itself tells earlier
+
 
 @dataclass(frozen=True)
 class SshOptions:
     """What is added to the user's own ssh configuration.
 
     ``options`` are ``-o`` values; ``python`` is the other hosts' interpreter ("": the same path as
-    this one); ``connect_timeout_s`` is how long a host may take to answer.
+    this one); ``connect_timeout_s`` is how long a host's sshd may take to answer.
     """
 
     port: int | None = None
@@ -30,6 +32,11 @@ class SshOptions:
     options: tuple[str, ...] = ()
     python: str = ""
     connect_timeout_s: float = 4.0
+
+    @property
+    def hello_limit_s(self) -> float:
+        """By when the agent must be there: after the login, the shell and the start of Python."""
+        return self.connect_timeout_s + LOGIN_S
 
 
 def agent_words(python: str = "") -> list[str]:

@@ -29,6 +29,8 @@ _SILENT_S = 3.0
 _LIMIT_BYTES = 1 << 20
 # A note outlives the process that wrote it, so that ranks which start later see it.
 _NOTE_LIFE_S = 60.0
+# Ranks of one job start at about the same time.
+_APART_S = 1.0
 _T = TypeVar("_T")
 
 
@@ -115,14 +117,15 @@ class FileBoard:
         return self._wait(look, lambda: f"rank 0 has not written {path}")
 
     def leave_problem(self, text: str) -> None:
-        """A file that stays for a minute."""
+        """A file that counts for a minute, and on this machine not for those who start later."""
         path = self._path(f"problem-{secrets.token_hex(8)}")
-        self._write(path, {"words": text})
+        self._write(path, {"words": text, "at": time.clock_gettime(time.CLOCK_BOOTTIME)})
 
     def problem(self) -> str:
         """The words of any of the files; "" without one. Never waits; any thread."""
         for path in self._folder.glob(f"{self._job}.problem-*"):
-            if (fields := self._read(path, even_of_dead=True)) is not None:
+            fields = self._read(path, even_of_dead=True)
+            if fields is not None and not _is_of_earlier_start(fields):
                 return str(fields["words"])
         if problem := self._elsewhere():
             self.leave_problem(problem)
@@ -130,6 +133,10 @@ class FileBoard:
 
     def _drop_old_notes(self) -> None:
         """Of all jobs: nobody else removes them. The folder may be on a host with another clock."""
+        for path in self._folder.glob("siblings-*.first"):  # of ranks that were killed
+            with contextlib.suppress(UsageError, OSError):
+                if self._read(path) is None:
+                    path.unlink()
         notes = list(self._folder.glob("*.problem-*"))
         if not notes:
             return
@@ -263,6 +270,12 @@ def when_started(pid: int) -> int:
     except OSError:
         return -1
     return int(text.rpartition(")")[2].split()[19])
+
+
+def _is_of_earlier_start(note: Mapping[str, Any]) -> bool:
+    """Whether it was left on this machine before this process began: by a job that has ended."""
+    began = when_started(os.getpid()) / os.sysconf("SC_CLK_TCK")
+    return bool(note["writer"][0] == this_machine() and note.get("at", 0) < began - _APART_S)
 
 
 def _is_dead(writer: list[Any]) -> bool:

@@ -7,7 +7,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hora.errors import HoraError, UsageError
 from hora.starters.place import MAX_SIZE, Bootstrap, keep_key, whole_number
@@ -18,15 +18,17 @@ DOCUMENT_VERSION = 2
 _DOCUMENT_LIMIT_BYTES = 64 << 10
 
 
-def check_given(environ: Mapping[str, str]) -> None:
+def check_given(environ: Mapping[str, str], place: Sequence[str]) -> None:
     """Raises UsageError in a rank of horarun that has lost its pipe: alone, it would wait in vain.
 
-    Not below a launcher that such a rank has started.
+    Not below a launcher that such a rank has started. ``place``: what horarun sets beside it.
     """
     if environ.get(LAUNCHER) == "horarun" and VARIABLE not in environ:
+        names = ", ".join([LAUNCHER, *(name for name in place if name in environ)])
         raise UsageError(
             f"{VARIABLE} is not set, although horarun has started this process ({LAUNCHER} is "
-            "set): pass the variable and its descriptor on, or unset both for a single process"
+            "set): pass the variable and its descriptor on; for a single process unset as well "
+            f"{names}"
         )
 
 

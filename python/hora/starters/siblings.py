@@ -2,7 +2,8 @@
 
 A rank whose variables lead it to another job, store or folder has no way to those who wait for it,
 but it has their parent: slurmstepd, a daemon of mpirun, torchrun. Notes named after that process
-lie in a folder of this host.
+lie in a folder of this host. Where it may have started other jobs as well, there are none: a rank
+that waits for long is better than a healthy job that hears of somebody else's trouble.
 """
 
 from __future__ import annotations
@@ -10,13 +11,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 
 from hora.errors import UsageError
 from hora.starters.ancestors import ancestors
 from hora.starters.file_board import FOLDER, FileBoard, this_machine, when_started
 
+_ROOT = "/tmp"  # of this host alone, unlike home directories
 # Each process of such a name has the ranks of one job, or of one step, below it.
-_DAEMONS = ("slurmstepd", "orted", "prted", "mpirun", "mpiexec", "orterun", "prterun", "hydra_")
+_DAEMONS = (
+    "slurmstepd", "orted", "mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.openmpi", "orterun",
+    "prterun",
+)  # fmt: skip
+_PROXIES = "hydra_"
+_OF_SEVERAL_JOBS = ("prte", "prted")  # may stay from job to job
+_TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 
 
 class Siblings:
@@ -31,16 +40,29 @@ class Siblings:
         self._board: FileBoard | None = None
         if parent <= 1:
             return
-        words = f"{this_machine()}/{parent}/{when_started(parent)}/{start}"
-        name = f"siblings-{hashlib.sha256(words.encode()).hexdigest()[:32]}"
         with contextlib.suppress(UsageError, OSError):
-            self._board = FileBoard(name, {FOLDER: f"/tmp/hora-{os.geteuid()}"}, 0)
+            words = f"{this_machine()}/{parent}/{when_started(parent)}/{start}"
+            name = f"siblings-{hashlib.sha256(words.encode()).hexdigest()[:32]}"
+            self._board = FileBoard(name, {FOLDER: f"{_ROOT}/hora-{os.geteuid()}"}, 0)
 
     @classmethod
     def of_daemon(cls) -> Siblings:
         """Those below the nearest process of srun or mpirun."""
-        found = (one.pid for one in ancestors() if one.name.startswith(_DAEMONS))
-        return cls(next(found, 0))
+        for one in ancestors():
+            if one.name in _OF_SEVERAL_JOBS:
+                break
+            if one.name in _DAEMONS or one.name.startswith(_PROXIES):
+                return cls(one.pid)
+        return cls(0)
+
+    @classmethod
+    def of_torchrun(cls, start: str) -> Siblings:
+        """Its children; not those of others that call torch's ``elastic_launch``, again and again.
+
+        ``start`` as for the constructor.
+        """
+        parent = next(ancestors(), None)
+        return cls(parent.pid if parent and _is_torchrun(parent.words) else 0, start)
 
     def check(self, ours: str) -> None:
         """Raises UsageError when another of them, who still waits, said something else here."""
@@ -70,3 +92,15 @@ class Siblings:
         """As of a ``Board``."""
         if self._board:
             self._board.clear()
+
+
+def _is_torchrun(words: Sequence[str]) -> bool:
+    """Whether this command line is torchrun's, run by its name or as Python's script or module."""
+    for number, word in enumerate(words):
+        if os.path.basename(word) == _TORCHRUN[0]:
+            return True
+        if word == "-m":
+            return any(module in _TORCHRUN for module in words[number + 1 : number + 2])
+        if number and not word.startswith("-"):
+            return False  # another script
+    return False

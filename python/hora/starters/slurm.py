@@ -35,7 +35,7 @@ def is_step(environ: Mapping[str, str]) -> bool:
         return False
     if step is None or "SLURM_PROCID" not in environ:
         if all(name in environ for name in _OF_STEPS):
-            require_all(environ, (STEP, *_PLACE), "srun")
+            _require_place(environ)
         return False
     return whole_number(STEP, step, 0, _MOST) < _FIRST_RESERVED
 
@@ -47,7 +47,7 @@ def is_perhaps_step(environ: Mapping[str, str]) -> bool:
 
 def slurm_position(environ: Mapping[str, str]) -> Position:
     """Raises UsageError for a missing or bad variable, or two that contradict each other."""
-    require_all(environ, (STEP, *_PLACE), "srun")
+    _require_place(environ)
     size = whole_number("SLURM_NTASKS", environ["SLURM_NTASKS"], 1, MAX_SIZE)
     rank = whole_number("SLURM_PROCID", environ["SLURM_PROCID"], 0, size - 1)
     sizes = tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"], size)
@@ -63,6 +63,12 @@ def slurm_position(environ: Mapping[str, str]) -> Position:
             f"{expected} if ranks were numbered host by host, as they must: {_HOW_BY_HOST}"
         )
     return Position(rank, size, local_rank, local_size, "slurm", _HOW_BY_HOST, problem)
+
+
+def _require_place(environ: Mapping[str, str]) -> None:
+    """Raises UsageError that names all that makes it a step, as what to unset otherwise."""
+    of_steps = [name for name in _OF_STEPS if name in environ]
+    require_all(environ, (STEP, *_PLACE, *of_steps), "srun")
 
 
 def slurm_job(environ: Mapping[str, str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import socket
 import sys
 import time
@@ -29,7 +28,8 @@ from hora.starters.place import (
 from hora.starters.siblings import Siblings
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_ALL = (*PLACE, "MASTER_ADDR", "MASTER_PORT")
+_MASTER = ("MASTER_ADDR", "MASTER_PORT")
+_ALL = (*PLACE, *_MASTER)
 _RUN, _RESTARTS = "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 _NODES = "GROUP_WORLD_SIZE"
@@ -37,6 +37,7 @@ SOURCES = (*_ALL, _RUN, _RESTARTS, _AGENT_STORE, _NODES)
 _SILENT_S = 2.0
 # torchrun has its store before it starts the ranks: where nobody listens, nobody will.
 _AGENT_LIMIT_S = 3.0
+_ATTEMPT_S = 3.0
 _FIRST_LOOK_S = 0.005
 _LOOK_EVERY_S = 0.1
 _MESSAGE_S = 1.0
@@ -75,8 +76,8 @@ def from_torchrun(environ: Mapping[str, str], timeout: float) -> tuple[Bootstrap
     has_agent = environ.get(_AGENT_STORE) == "True"
     try:
         store = _open_store(
-            address, port, size,
-            is_host=rank == 0 and not has_agent, timeout=timeout, has_agent=has_agent,
+            address, port, size, is_host=rank == 0 and not has_agent, timeout=timeout,
+            has_agent=has_agent, elsewhere=siblings.problem,
         )  # fmt: skip
         board = TorchBoard(store, _prefix(environ), size, timeout, siblings.problem)
         return meet(position, board, siblings, environ)
@@ -117,14 +118,18 @@ def _position(environ: Mapping[str, str]) -> Position:
 
 
 def _siblings(environ: Mapping[str, str]) -> Siblings:
-    """Without a torchrun, the ranks' common parent may be a shell that has started several jobs."""
-    return Siblings(os.getppid() if _RUN in environ else 0, environ.get(_RESTARTS, "0"))
+    """Those who may have been told something else by mistake, and not on purpose."""
+    if _RUN not in environ or environ.get("WORLD_SIZE") == "1":
+        return Siblings(0)
+    words = [environ.get(_RESTARTS, "0")]
+    if environ.get(_AGENT_STORE) != "True":  # a script may split its ranks into groups
+        words += [environ.get(name, "") for name in _MASTER]
+    return Siblings.of_torchrun("/".join(words))
 
 
 def _where(environ: Mapping[str, str]) -> str:
     """All that makes ranks find each other."""
-    return ", ".join(f"{name}={environ[name]}" for name in ("MASTER_ADDR", "MASTER_PORT", _RUN)
-                     if name in environ)  # fmt: skip
+    return ", ".join(f"{name}={environ[name]}" for name in (*_MASTER, _RUN) if name in environ)
 
 
 def _master(environ: Mapping[str, str]) -> tuple[str, int]:
@@ -141,35 +146,49 @@ def _prefix(environ: Mapping[str, str]) -> str:
 
 
 def _open_store(
-    address: str, port: int, size: int, *, is_host: bool, timeout: float, has_agent: bool
+    address: str,
+    port: int,
+    size: int,
+    *,
+    is_host: bool,
+    timeout: float,
+    has_agent: bool,
+    elsewhere: Callable[[], str] = str,
 ) -> Any:
     distributed: Any = importlib.import_module("torch.distributed")
     if not is_host:
-        limit_s = min(timeout, _AGENT_LIMIT_S) if has_agent else timeout
-        timeout = max(1.0, timeout - _await_listener(address, port, limit_s, has_agent))
+        waited_s = _await_listener(address, port, timeout, has_agent, elsewhere)
+        timeout = max(1.0, timeout - waited_s)
     # multi_tenant: torch.distributed.init_process_group may want the same port later.
     options = {"wait_for_workers": False, "multi_tenant": True}
     limit = timedelta(seconds=timeout)
     return distributed.TCPStore(address, port, size, is_host, limit, **options)
 
 
-def _await_listener(address: str, port: int, timeout: float, has_agent: bool) -> float:
+def _await_listener(
+    address: str, port: int, timeout: float, has_agent: bool, elsewhere: Callable[[], str]
+) -> float:
     """Waits, and after a while says so, until somebody listens there; returns the seconds it took.
 
-    torch's store would wait in silence, and end with a native backtrace. Raises RuntimeError.
+    torch's store would wait in silence, and end with a native backtrace. Raises RuntimeError, or
+    ToldError for a problem that somebody has left ``elsewhere``.
     """
     began = time.monotonic()
     who = "torchrun" if has_agent else "the process of RANK=0"
     is_told = False
     while True:
-        left_s = began + timeout - time.monotonic()
+        left_s = min(_ATTEMPT_S, began + timeout - time.monotonic())
+        is_refused = False
         try:
             with socket.create_connection((address, port), timeout=max(_LOOK_EVERY_S, left_s)):
                 return time.monotonic() - began
         except OSError as error:
             waited = time.monotonic() - began
             problem = error.strerror or str(error)
-        if waited >= timeout:
+            is_refused = isinstance(error, ConnectionRefusedError)
+        if told := elsewhere():
+            raise ToldError(told)
+        if waited >= timeout or (has_agent and is_refused and waited >= _AGENT_LIMIT_S):
             raise RuntimeError(f"nobody listens there ({problem}); is {who} running there?")
         if waited > _SILENT_S and not is_told:
             is_told = True

@@ -19,8 +19,8 @@ if reason := why_impossible():
     pytest.skip(reason, allow_module_level=True)
 
 DEADLINE_S = 60.0
-# What a start-up failure may take, from the command on.
-PROMPT_S = 5.0
+# What a start-up failure may take, from the command on; on a machine that has more to do.
+PROMPT_S = 20.0
 
 REPORT = """
 import json, os, socket, sys
@@ -242,12 +242,11 @@ def test_an_sshd_that_hangs(two):
     for pid in daemons:
         os.kill(pid, signal.SIGSTOP)
     try:
-        err = fail_to_start(two, "-H", "h1:1,h2:1", "true")
+        err = fail_to_start(two, "-H", "h1:1,h2:1", "--connect-timeout", "1", "true")
     finally:
         for pid in daemons:
             os.kill(pid, signal.SIGCONT)
-    assert "h2: " in err
-    assert "no answer from port 2222 within 4 s" in err or "timed out" in err
+    assert "h2: ssh exit 255: " in err and "timed out" in err
 
 
 def test_no_such_interface_and_no_way_to_the_store(two):

@@ -24,7 +24,13 @@ says = {{
 }}
 if host in says:
     sys.exit(print(says[host], file=sys.stderr) or 255)
-if host == "hangs":
+if host == "hangs":  # its sshd: this ssh keeps to its limit
+    import time
+    (limit,) = [word[15:] for word in words if word.startswith("ConnectTimeout=")]
+    time.sleep(int(limit))
+    print("Connection timed out during banner exchange", file=sys.stderr)
+    sys.exit(255)
+if host == "dozes":  # its shell
     os.execvp("sleep", ["sleep", "1000"])
 hello = {{"kind": "hello", "hora": {version!r}, "python": "python", "address": "127.0.0.1"}}
 if host == "old":

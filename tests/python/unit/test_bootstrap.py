@@ -19,6 +19,7 @@ from hora import bootstrap
 from hora.bootstrap import Bootstrap, detect
 from hora.errors import HoraError, UsageError
 from hora.starters import torchrun
+from hora.starters.board import ToldError
 
 TIMEOUT_S = 5.0
 KEY = "ab" * 32
@@ -130,6 +131,15 @@ def test_descriptor_that_is_closed_or_no_pipe(tmp_path):
         pytest.raises(UsageError, match="is not an open pipe"),
     ):
         detect({"HORA_BOOTSTRAP_FD": str(file.fileno())}, timeout=TIMEOUT_S)
+
+
+def test_a_rank_that_lost_its_pipe_hears_what_to_unset():
+    rest = {**TORCHRUN, "HORA_LAUNCHER": "horarun"}
+    with pytest.raises(UsageError, match="HORA_BOOTSTRAP_FD is not set, although") as caught:
+        detect(rest, timeout=0)
+    for name in str(caught.value).partition("unset as well ")[2].split(", "):
+        del rest[name]
+    assert detect(rest, timeout=0).launcher == "none"
 
 
 def test_pipe_that_another_process_has_read():
@@ -313,3 +323,18 @@ def test_a_store_that_torchrun_has_not_is_given_up_soon(monkeypatch):
         with pytest.raises(HoraError, match=r"Connection refused.*is torchrun running there"):
             detect(environ, timeout=60)
     assert time.monotonic() - begun < 50
+
+
+def timed_out(*_: object, **__: object) -> None:
+    raise TimeoutError("timed out")
+
+
+def test_a_store_that_is_slow_is_not_given_up(monkeypatch):
+    """But for the job's own limit, or where a rank beside this one knows better."""
+    monkeypatch.setattr(torchrun, "_AGENT_LIMIT_S", 0.0)
+    monkeypatch.setattr(socket, "create_connection", timed_out)
+    said = iter(("", "", "no disk"))
+    with pytest.raises(ToldError, match="no disk"):
+        torchrun._await_listener("h", 1, 60, True, lambda: next(said))
+    with pytest.raises(RuntimeError, match="timed out"):
+        torchrun._await_listener("h", 1, 0.2, True, str)

@@ -12,7 +12,8 @@ import pytest
 from hora import bootstrap, runtime
 from hora.bootstrap import detect
 from hora.errors import HoraError, UsageError
-from hora.starters import file_board, problem_watch
+from hora.starters import file_board, problem_watch, siblings, torchrun
+from hora.starters.ancestors import Ancestor
 from hora.starters.board import HostEntry, ToldError
 from hora.starters.file_board import FileBoard
 from hora.starters.siblings import Siblings
@@ -40,6 +41,7 @@ def forget(monkeypatch, tmp_path):
     """Each test is a process that has not asked before, and leaves no file."""
     monkeypatch.setattr(bootstrap, "_remembered", {})
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(siblings, "_ROOT", str(tmp_path))
     yield
     bootstrap.have_met()
 
@@ -244,34 +246,149 @@ def test_a_step_without_its_number_is_no_single_process():
     """Only srun sets the nodes of a step: it is neither a script of sbatch nor a shell."""
     step = {**SLURM, "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "n[1-2]"}
     for name in ("SLURM_PROCID", "SLURM_STEP_ID"):
-        with pytest.raises(UsageError, match=f"{name} not set although"):
-            detect({key: value for key, value in step.items() if key != name}, timeout=0)
+        rest = {key: value for key, value in step.items() if key != name}
+        with pytest.raises(UsageError, match=f"{name} not set although") as caught:
+            detect(rest, timeout=0)
+        # Whoever wants a single process unsets what the error names.
+        for key in str(caught.value).split(" not set although ")[1].split(" set: ")[0].split(", "):
+            del rest[key]
+        assert detect(rest, timeout=0).launcher == "none"
 
 
 def test_siblings_hear_whatever_job_they_look_for(tmp_path):
-    siblings = [Siblings(os.getppid(), tmp_path.name) for _ in range(2)]
-    siblings[0].check("job 1")
-    siblings[1].check("job 1")
+    two = [Siblings(os.getppid()) for _ in range(2)]
+    two[0].check("job 1")
+    two[1].check("job 1")
     with pytest.raises(UsageError, match=r"this rank was told job 2; .* was told job 1"):
-        siblings[1].check("job 2")
-    siblings[1].leave_problem("no disk")
+        two[1].check("job 2")
+    two[1].leave_problem("no disk")
     common = {"HORA_RENDEZVOUS_DIR": str(tmp_path / "jobs")}
     with pytest.raises(ToldError, match="no disk"):
-        FileBoard("job", common, 20, siblings[0].problem).read()
+        FileBoard("job", common, 20, two[0].problem).read()
     assert board(tmp_path / "jobs").problem() == "no disk", "for those on other hosts"
-    assert Siblings(os.getppid(), f"{tmp_path.name} again").problem() == ""
-    siblings[0].clear()
+    assert Siblings(os.getppid(), "again").problem() == ""
+    two[0].clear()
+
+
+def assert_alone(one):
+    one.check("job 1")
+    one.check("job 2")
+    one.leave_problem("no disk")
+    assert one.problem() == ""
+    one.clear()
+
+
+def no_machine():
+    raise FileNotFoundError("boot_id")
 
 
 def test_siblings_without_a_launcher_or_a_folder_are_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.geteuid", lambda: 1 << 30)  # whose folder this user cannot have
-    for one in (Siblings(0), Siblings(os.getppid(), tmp_path.name)):
-        one.check("job 1")
-        one.check("job 2")
-        one.leave_problem("no disk")
-        assert one.problem() == ""
+    assert_alone(Siblings(0))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(siblings, "_ROOT", str(tmp_path / "file"))
+    assert_alone(Siblings(os.getppid()))
+    monkeypatch.setattr(siblings, "_ROOT", str(tmp_path))
+    monkeypatch.setattr(siblings, "this_machine", no_machine)
+    assert_alone(Siblings(os.getppid()))
+
+
+def below(monkeypatch, *processes):
+    """Each is the kernel's name of a process, or a command line."""
+    found = [
+        Ancestor(os.getppid(), line.split("/")[-1][:15], (*line.split(), "")) for line in processes
+    ]
+    monkeypatch.setattr(siblings, "ancestors", lambda: iter(found))
+
+
+@pytest.mark.parametrize(
+    ("processes", "has_siblings"),
+    [
+        (["slurmstepd"], True),
+        (["bash", "mpirun", "slurmstepd"], True),
+        (["hydra_pmi_proxy"], True),
+        (["mpiexec.openmpi"], True),
+        (["mpirun_sweep.sh", "bash"], False),
+        (["prted"], False),
+        (["prte", "slurmstepd"], False),
+        ([], False),
+    ],
+)
+def test_processes_that_start_one_job_only(monkeypatch, processes, has_siblings):
+    below(monkeypatch, *processes)
+    Siblings.of_daemon().leave_problem("no disk")
+    assert Siblings.of_daemon().problem() == "no disk" * has_siblings
+
+
+@pytest.mark.parametrize(
+    ("line", "is_torchrun"),
+    [
+        ("/bin/python3 /venv/bin/torchrun --nproc-per-node 4 train.py", True),
+        ("torchrun train.py", True),
+        ("python -u -m torch.distributed.run train.py", True),
+        ("python -m torch.distributed.launch train.py", True),
+        ("python -m pytest tests/torchrun", False),
+        ("python -m ipykernel_launcher -f torchrun", False),
+        ("python tune.py torchrun", False),
+        ("python -m", False),
+        ("bash torch.distributed.run", False),
+    ],
+)
+def test_only_the_ranks_of_a_torchrun_are_siblings(monkeypatch, line, is_torchrun):
+    """Other programs may call ``elastic_launch`` twice in a row, or twice at once."""
+    below(monkeypatch, line)
+    job = {"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    torchrun._siblings(job).leave_problem("no disk")
+    assert torchrun._siblings(job).problem() == "no disk" * is_torchrun
+    assert torchrun._siblings({**job, "WORLD_SIZE": "1"}).problem() == ""
+
+
+def test_groups_of_one_torchrun_are_told_apart_where_they_may_be(monkeypatch):
+    below(monkeypatch, "torchrun train.py")
+
+    def join(port, store, run="a"):
+        told = {"MASTER_ADDR": "h", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": run}
+        told["TORCHELASTIC_USE_AGENT_STORE"] = store
+        joined.append(torchrun._siblings(told))
+        joined[-1].check(torchrun._where(told))
+        return joined[-1]
+
+    joined: list[Siblings] = []
+    join("1", "False").leave_problem("no disk")
+    assert join("2", "False").problem() == ""
+    with pytest.raises(UsageError, match=r"TORCHELASTIC_RUN_ID=b; but .*TORCHELASTIC_RUN_ID=a"):
+        join("2", "False", "b")
+    join("3", "True")
+    with pytest.raises(UsageError, match=r"MASTER_PORT=4, .*MASTER_PORT=3"):
+        join("4", "True")
+    for one in joined:
         one.clear()
-    os.rmdir(f"/tmp/hora-{1 << 30}")
+
+
+def test_a_note_from_before_the_start_is_of_another_job(tmp_path, monkeypatch):
+    board(tmp_path / "jobs").leave_problem("no disk")
+    started, ticks = file_board.when_started, os.sysconf("SC_CLK_TCK")
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME) * ticks)
+    for ago_s, heard in ((0, "no disk"), (-5, "")):  # who started now, and who will
+        monkeypatch.setattr(file_board, "when_started", lambda _, at=now - ago_s * ticks: at)
+        assert board(tmp_path / "jobs").problem() == heard
+    monkeypatch.setattr(file_board, "when_started", started)
+    monkeypatch.setattr(file_board, "this_machine", lambda: "another, whose clock is its own")
+    assert board(tmp_path / "jobs").problem() == "no disk"
+
+
+def test_what_killed_siblings_left_is_removed(tmp_path, monkeypatch):
+    killed = Siblings(os.getppid(), "killed")
+    here = file_board._this_process()
+    monkeypatch.setattr(file_board, "_this_process", lambda: [here[0], here[1], here[2] - 1])
+    killed.check("job 1")
+    monkeypatch.undo()
+    folder = tmp_path / f"hora-{os.geteuid()}"
+    assert len(list(folder.iterdir())) == 1
+    living = FileBoard("siblings-living", {"HORA_RENDEZVOUS_DIR": str(folder)}, 0)
+    living.first_words("job 2")
+    board(folder)
+    assert [path.name for path in folder.iterdir()] == ["siblings-living.first"]
+    living.clear()
 
 
 def test_another_key_is_told_to_all(tmp_path):
