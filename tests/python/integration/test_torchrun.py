@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,67 @@ def test_ranks_of_torchrun_meet(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     check_ranks(tmp_path, [4], "torchrun")
+
+
+_GROUP = f"""
+import os
+{BARE}
+group, rank = divmod(int(os.environ["RANK"]), 2)
+for name in ("RANK", "LOCAL_RANK"):
+    os.environ[name] = str(rank)
+for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    os.environ[name] = "2"
+os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[group]
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+hvd.init()
+print(f"group {{group}}: {{hvd.rank()}} of {{hvd.size()}}", flush=True)
+"""
+
+
+def test_groups_of_ranks_that_are_jobs_of_their_own():
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = " ".join(str(probe.getsockname()[1]) for probe in probes)
+    for probe in probes:
+        probe.close()
+    words = [*TORCHRUN, "--standalone", "--nproc-per-node", "4", sys.executable, "-c", _GROUP]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PORTS": ports}
+    done = subprocess.run(
+        words, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [f"group {group}: {rank} of 2" for group in range(2) for rank in range(2)]
+    assert sorted(done.stdout.splitlines()) == expected
+
+
+_TWICE = """
+import sys, uuid
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+for place in ("soon", ""):
+    job = {"run_id": uuid.uuid4().hex, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    job = LaunchConfig(1, 1, 2, max_restarts=0, **job)
+    try:
+        elastic_launch(job, sys.executable)("-c", sys.argv[1], place)
+    except Exception as error:
+        print(type(error).__name__)
+"""
+_OF_TWO = f"""
+import os, sys
+{BARE}
+os.environ["LOCAL_RANK"] = sys.argv[1] or os.environ["LOCAL_RANK"]
+hvd.init()
+print(f"{{hvd.rank()}} of {{hvd.size()}}", flush=True)
+"""
+
+
+def test_a_second_job_of_the_same_process():
+    """It does not hear why the first one, which this process started as well, could not be."""
+    words = [sys.executable, "-c", _TWICE, _OF_TWO]
+    done = subprocess.run(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    out = sorted(done.stdout.splitlines())
+    assert out == ["0 of 2", "1 of 2", "ChildFailedError"], done.stderr
 
 
 @pytest.fixture(scope="module")
