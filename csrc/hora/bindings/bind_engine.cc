@@ -70,7 +70,7 @@ void Init(const Topology& topology, const Meet& meet) {
   SetLogLevel(config->log_level);
   Result<JobGroup> group = Form(topology, *config, meet);
   if (!group) Raise(group.error());
-  Result<std::unique_ptr<Engine>> engine = Fail(Status());
+  Result<Engine::Owner> engine = Fail(Status());
   {
     const py::gil_scoped_release release;
     engine = Engine::Start(topology, *config, std::move(*group));

@@ -67,7 +67,8 @@ class BulkLane {
   std::vector<Timing> TakeTimings();  // of works since the last call; none of what is on a device
 
   DeviceLane& device() const { return *executor_->device(); }
-  void CloseDevice() { executor_->CloseDevice(); }  // with the lock held
+  // With the lock held.
+  void CloseDevice(TimePoint deadline) { executor_->CloseDevice(deadline); }
 
  private:
   std::optional<Work> Next();

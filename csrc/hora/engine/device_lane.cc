@@ -9,6 +9,7 @@
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
 #include "hora/collectives/hierarchical/device_hierarchy.h"
+#include "hora/cuda/beside_capture.h"
 #include "hora/cuda/current_device.h"
 #include "hora/engine/lane_texts.h"
 
@@ -16,7 +17,7 @@ namespace hora {
 namespace {
 
 // What the device gets to come to an end before its streams are left to it.
-constexpr Duration kLastWait = std::chrono::seconds(5);
+constexpr Duration kLongestFarewell = std::chrono::seconds(5);
 
 TimePoint Now() { return SteadyClock::Instance().Now(); }
 
@@ -70,9 +71,30 @@ DeviceLane::DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> devi
                        DeviceLaneOptions options)
     : host_(host), device_(std::move(device)), options_(std::move(options)) {}
 
-DeviceLane::~DeviceLane() { Close(); }
+DeviceLane::~DeviceLane() {
+  const TimePoint now = Now();
+  BeginEnd();
+  AwaitEnd(now + farewell() / 2);
+  Close(now + farewell());
+}
 
-bool DeviceLane::Close() {
+Duration DeviceLane::farewell() const { return std::min(kLongestFarewell, options_.patience / 2); }
+
+void DeviceLane::BeginEnd() {
+  is_closed_ = true;
+  const std::shared_ptr<Opened> opened = this->opened();
+  if (opened != nullptr && opened->nccl != nullptr) opened->nccl->BeginEnd();
+}
+
+void DeviceLane::AwaitEnd(TimePoint until) {
+  const std::shared_ptr<Opened> opened = this->opened();
+  if (opened == nullptr || opened->nccl == nullptr) return;  // nothing can be aborted
+  if (!IsPast(*opened, until)) opened->nccl->Abort(Closed());
+  // Streams of the callers may have operations of NCCL's besides.
+  opened->nccl->AwaitEnd(until);
+}
+
+bool DeviceLane::Close(TimePoint deadline) {
   is_closed_ = true;
   std::shared_ptr<Opened> opened;
   {
@@ -80,14 +102,8 @@ bool DeviceLane::Close() {
     opened = std::move(opened_);
   }
   if (opened == nullptr) return true;
-  NcclBackend* const nccl = opened->nccl;
-  bool is_past = IsPast(*opened);
-  if (!is_past && nccl != nullptr) {
-    nccl->Abort(Closed());
-    is_past = IsPast(*opened);
-  }
-  // Streams of the callers may have operations of NCCL's besides.
-  const bool has_ended = nccl == nullptr || nccl->End();
+  const bool is_past = IsPast(*opened, deadline);
+  const bool has_ended = opened->nccl == nullptr || opened->nccl->End(deadline);
   marked_.store(0);
   unmarked_.store(false);
   if (is_past && has_ended) return true;
@@ -106,10 +122,9 @@ Status DeviceLane::Closed() const {
 }
 
 // A lost device does nothing any more.
-bool DeviceLane::IsPast(Opened& opened) const {
+bool DeviceLane::IsPast(Opened& opened, TimePoint until) const {
   const Result<EventPool::Lease> end = device_->Mark(opened.stream.get());
-  Status status = end ? opened.runtime->Await(**end, Now() + std::min(kLastWait, options_.patience))
-                      : end.error();
+  const Status status = end ? opened.runtime->Await(**end, until) : end.error();
   return status.ok() || status.code() == StatusCode::kInternal;
 }
 
@@ -231,9 +246,13 @@ Status DeviceLane::CreateNccl(Opening& opening) {
       // Who has failed waits for the others to say so, too.
       .patience = options_.patience / 2,
       .lost = options_.lost,
-      .enter = [runtime = opening.opened->runtime,
-                index = opening.opened->index] { static_cast<void>(runtime->MakeCurrent(index)); },
-      .farewell = std::min(kLastWait, options_.patience / 4)};
+      .enter =
+          [runtime = opening.opened->runtime, index = opening.opened->index] {
+            static_cast<void>(runtime->MakeCurrent(index));
+            runtime->ExchangeCaptureMode(
+                CaptureMode::kRelaxed);  // the thread has nothing else to do
+          },
+      .farewell = farewell() / 2};
   std::string key = "nccl/" + options_.key;
   if (opening.choice.engine == DeviceEngine::kLayers) {
     const int host = layout.host_of(options_.rank);
@@ -252,6 +271,7 @@ Status DeviceLane::CreateNccl(Opening& opening) {
   }
   const CurrentDevice current(*opening.opened->runtime, opening.opened->index);
   if (!current.status().ok()) return current.status();
+  const BesideCapture beside(*opening.opened->runtime);
   auto created = NcclCommunicator::Create(opening.library, share, std::move(group));
   if (!created) return created.error();
   opening.communicator = std::move(*created);

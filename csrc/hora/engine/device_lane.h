@@ -64,7 +64,7 @@ class DeviceLane {
   // `host` does the same lane's operations on host memory; it and options.across outlive this.
   DeviceLane(CollectiveBackend& host, std::shared_ptr<RankDevice> device,
              DeviceLaneOptions options);
-  ~DeviceLane();  // Close
+  ~DeviceLane();  // Close, within `farewell`
   DeviceLane(const DeviceLane&) = delete;
   DeviceLane& operator=(const DeviceLane&) = delete;
 
@@ -103,10 +103,15 @@ class DeviceLane {
   Status Check();
   void Abort(const Status& cause);
 
-  // Gives back stream, buffers and communicator, once the device is past all of it, or some seconds
-  // after it was aborted. False: the device may be at it for ever; all of it stays, and a warning
-  // says so. Open, and what follows it, fail with kShutDown from now on.
-  bool Close();
+  // The end, in steps, so that several lanes come to theirs at the same time. Open, and what
+  // follows it, fail with kShutDown from BeginEnd on, which does not wait. AwaitEnd aborts what the
+  // device has not come to the end of by `until`. Close gives back stream, buffers and
+  // communicator, once the device is past all of it. False: it is not by the deadline, and may be
+  // at it for ever; all of it stays, and a warning says so.
+  void BeginEnd();
+  void AwaitEnd(TimePoint until);
+  bool Close(TimePoint deadline);
+  Duration farewell() const;  // what all of that should get, the first half before the abort
 
  private:
   struct Opened;   // what there is once it is open
@@ -122,7 +127,7 @@ class DeviceLane {
   Result<std::vector<std::string>> Exchange(std::string_view mine);
   std::shared_ptr<Opened> opened() const;
   Status DropDone(Opened& opened);  // marks that the device is past
-  bool IsPast(Opened& opened) const;
+  bool IsPast(Opened& opened, TimePoint until) const;
   Status Closed() const;
 
   CollectiveBackend& host_;

@@ -9,6 +9,7 @@
 #include "hora/base/format.h"
 #include "hora/cuda/cuda_runtime.h"
 #include "hora/engine/agreement.h"
+#include "hora/engine/farewell.h"
 #include "hora/negotiation/wording.h"
 
 namespace hora {
@@ -24,13 +25,13 @@ std::vector<int> AllRanks(int size) { return RankSet::AllOf(size).ranks(); }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
-                                              HostGroup group, RankDevice::Open open) {
+Result<Engine::Owner> Engine::Start(const Topology& topology, const Config& config, HostGroup group,
+                                    RankDevice::Open open) {
   return Start(topology, config, JobGroup::OnOneHost(std::move(group)), std::move(open));
 }
 
-Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Config& config,
-                                              JobGroup group, RankDevice::Open open) {
+Result<Engine::Owner> Engine::Start(const Topology& topology, const Config& config, JobGroup group,
+                                    RankDevice::Open open) {
   if (!open) open = [directory = config.network.plugin_directory] { return OpenCuda(directory); };
   try {
     HostGroup host = group.host;
@@ -45,8 +46,8 @@ Result<std::unique_ptr<Engine>> Engine::Start(const Topology& topology, const Co
       network = std::move(*opened);
       reach.network = network->global_set();
     }
-    return std::unique_ptr<Engine>(new Engine(topology, config, std::move(host), std::move(network),
-                                              std::move(reach), std::move(open)));
+    return Owner(new Engine(topology, config, std::move(host), std::move(network), std::move(reach),
+                            std::move(open)));
   } catch (const std::exception& failure) {  // no memory, no thread
     return Fail(Error(StatusCode::kResource, "rank {}: the engine cannot start: {}", topology.rank,
                       failure.what()));
@@ -79,12 +80,14 @@ Engine::Engine(const Topology& topology, const Config& config, HostGroup group,
               .symmetric = AllocatorOf(global_)};
 }
 
-// A thread that is stuck is waited for by its set.
-Engine::~Engine() { static_cast<void>(Shutdown()); }
+void Engine::End::operator()(Engine* engine) const {
+  const auto shut_down = [engine] { return engine->Shutdown(); };
+  if (ComesToAnEnd(shut_down, engine->topology_.rank, "the engine")) delete engine;
+}
 
 std::shared_ptr<ProcessSet> Engine::MakeSet(int id, RankNames names, int place,
                                             std::shared_ptr<Board> board, Reach reach) {
-  return std::make_shared<ProcessSet>(
+  return ProcessSet::Make(
       ProcessSetOptions{.id = id,
                         .rank = place,
                         .names = std::move(names),

@@ -30,14 +30,19 @@ namespace hora {
 // otherwise.
 class Engine {
  public:
+  // Shuts it down; where a thread is stuck in it for a minute, it stays until the process ends.
+  struct End {
+    void operator()(Engine* engine) const;
+  };
+  using Owner = std::unique_ptr<Engine, End>;
+
   // `group` comes from FormJobGroup or FormHostGroup; the engine takes it over, also when it fails.
   // Blocks until the ranks of other hosts that this one speaks to are connected. `open` says how
   // GPUs are opened; empty: CUDA's plugin.
-  static Result<std::unique_ptr<Engine>> Start(const Topology& topology, const Config& config,
-                                               JobGroup group, RankDevice::Open open = {});
-  static Result<std::unique_ptr<Engine>> Start(const Topology& topology, const Config& config,
-                                               HostGroup group, RankDevice::Open open = {});
-  ~Engine();  // Shutdown
+  static Result<Owner> Start(const Topology& topology, const Config& config, JobGroup group,
+                             RankDevice::Open open = {});
+  static Result<Owner> Start(const Topology& topology, const Config& config, HostGroup group,
+                             RankDevice::Open open = {});
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
@@ -69,8 +74,8 @@ class Engine {
   void Abort(const Status& cause);
 
   // Leaves every set. Bounded by a few seconds per set even when peers hang, or a GPU. Idempotent;
-  // not concurrent with itself. kStalled: a thread is stuck in an operation, and the engine must
-  // not be destroyed, which would wait for it.
+  // not concurrent with itself. kStalled: a thread is stuck in an operation; to drop
+  // the engine's last owner would wait for it.
   Status Shutdown();
 
   // In the child of a fork; see Liveness.

@@ -71,8 +71,8 @@ Status Executor::Execute(std::span<const Agreed> agreed) {
   return Status::Ok();
 }
 
-void Executor::CloseDevice() {
-  if (device_ == nullptr || device_->Close()) return;
+void Executor::CloseDevice(TimePoint deadline) {
+  if (device_ == nullptr || device_->Close(deadline)) return;
   // Results, too, that were never handed out.
   LeaveToDevice(std::make_shared<std::vector<InFlight>>(std::exchange(in_flight_, {})));
 }

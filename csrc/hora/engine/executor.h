@@ -58,8 +58,8 @@ class Executor {
   std::uint64_t moved_bytes() const { return moved_bytes_; }  // contributed here, by all so far
   DeviceLane* device() const { return device_.get(); }        // any thread
 
-  // Gives back what there is on the device, which stays where that does not come to an end.
-  void CloseDevice();
+  // Gives back what there is on the device, which stays where that does not come to an end in time.
+  void CloseDevice(TimePoint deadline);
 
  private:
   // An operation of the present Execute.

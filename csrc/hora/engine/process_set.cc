@@ -12,6 +12,7 @@
 #include "hora/base/format.h"
 #include "hora/base/logging.h"
 #include "hora/engine/agreement.h"
+#include "hora/engine/farewell.h"
 #include "hora/engine/process_set_text.h"
 #include "hora/engine/set_wiring.h"
 #include "hora/engine/stall_log.h"
@@ -97,8 +98,17 @@ ProcessSet::ProcessSet(ProcessSetOptions options)
       next_tick_(TimePoint::max().time_since_epoch().count()),
       background_([this](std::stop_token stop) { RunInBackground(std::move(stop)); }) {}
 
+std::shared_ptr<ProcessSet> ProcessSet::Make(ProcessSetOptions options) {
+  return {new ProcessSet(std::move(options)), [](ProcessSet* set) {
+            const auto leave = [set] { return set->Leave(); };
+            const std::string what = fmt::format("process set {}", set->id());
+            if (ComesToAnEnd(leave, set->global_rank(), what)) delete set;
+          }};
+}
+
+// To go on would be a race for the memory that a stuck thread works on.
 ProcessSet::~ProcessSet() {
-  while (!Leave().ok()) continue;
+  if (!Leave().ok()) std::terminate();
 }
 
 Tuning ProcessSet::tuning() const {

@@ -38,7 +38,9 @@ class ProcessSet {
   static constexpr Duration kShutdownPatience = std::chrono::seconds(2);
 
   explicit ProcessSet(ProcessSetOptions options);
-  ~ProcessSet();  // Leave, however long it takes
+  // One that its last owner leaves, or, where it cannot be left, lets stay until the process ends.
+  static std::shared_ptr<ProcessSet> Make(ProcessSetOptions options);
+  ~ProcessSet();  // after a Leave that was OK: otherwise it ends the process
   ProcessSet(const ProcessSet&) = delete;
   ProcessSet& operator=(const ProcessSet&) = delete;
 
@@ -104,6 +106,7 @@ class ProcessSet {
   Status HandDownDecisions();
   void Adopt(const Tuning& tuning);
   void AbortDevices(const Status& cause);
+  void CloseDevices();
   void WatchDevice();  // background thread
   // ordered_mutex_ held. `is_refused`: the set is not lost, whatever the status is.
   Status RunOrderedOnDevice(CollectiveCall& call, bool& is_refused);

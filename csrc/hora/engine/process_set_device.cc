@@ -1,10 +1,17 @@
 // What a process set has to do with its rank's GPU.
+#include <array>
+
 #include "hora/base/format.h"
 #include "hora/engine/process_set.h"
 #include "hora/engine/process_set_text.h"
 
 namespace hora {
 namespace {
+
+Status NotPut(const CollectiveCall& call, std::string_view why) {
+  return Error(StatusCode::kInvalidArgument, "{} in program order is refused: {}",
+               ToString(call.params.kind), why);
+}
 
 Status NotInGraph(const CollectiveCall& call, std::string_view why) {
   return Error(StatusCode::kInvalidArgument,
@@ -18,6 +25,17 @@ Status NotInGraph(const CollectiveCall& call, std::string_view why) {
 void ProcessSet::AbortDevices(const Status& cause) {
   bulk_.device().Abort(cause);
   ordered_device_->Abort(cause);
+}
+
+// Both lanes at once: one that hangs leaves the other its time.
+void ProcessSet::CloseDevices() {
+  const std::array<DeviceLane*, 2> lanes{&bulk_.device(), ordered_device_.get()};
+  const TimePoint now = SteadyClock::Instance().Now();
+  const Duration farewell = ordered_device_->farewell();
+  for (DeviceLane* const lane : lanes) lane->BeginEnd();
+  for (DeviceLane* const lane : lanes) lane->AwaitEnd(now + farewell / 2);
+  bulk_.CloseDevice(now + farewell);
+  ordered_device_->Close(now + farewell);
 }
 
 bool ProcessSet::DeviceIsAtWork() const {
@@ -62,6 +80,12 @@ Status ProcessSet::RunOrderedOnDevice(CollectiveCall& call, bool& is_refused) {
   bool is_captured = false;
   if (status.ok()) {  // else the others have to be told, by Open
     const Result<bool> capturing = (*device.runtime())->IsCapturing(call.stream);
+    // A lost device is the set's end; what cannot be told of this stream is the caller's affair.
+    is_refused = !capturing && capturing.error().code() != StatusCode::kInternal;
+    if (is_refused) {
+      return NotPut(call, fmt::format("whether its stream is being captured cannot be told: {}",
+                                      capturing.error().message()));
+    }
     if (!capturing) return capturing.error();
     is_captured = *capturing;
   }

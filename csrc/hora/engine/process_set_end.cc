@@ -95,8 +95,7 @@ Status ProcessSet::LeaveGroup(Duration patience) {
   GiveUp(gone);
   failing_.store(true);
   failed_.store(true);
-  bulk_.CloseDevice();
-  ordered_device_->Close();
+  CloseDevices();
   ordered_.reset();
   return Status::Ok();
 }

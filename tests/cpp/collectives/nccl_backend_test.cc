@@ -185,18 +185,28 @@ class NcclMemory : public testing::Test {
   }
 };
 
-TEST_F(NcclMemory, IsTheDevicesWhereNcclHasNone) {
-  FakeNcclControls().faults.allocation = nccl::Result::kUnhandledCudaError;
-  NcclRanks group = AloneWith({});
-  const Status status = Allreduce(group, 1000);
-  EXPECT_TRUE(status.ok()) << status.message();
-  EXPECT_EQ(FakeNcclControls().allocations, 0);
-  EXPECT_EQ(FakeNcclControls().registrations, 1);
-  EXPECT_EQ(group.device().allocated_device(), 1u);
+// Other ranks may have theirs, and NCCL waits for ever where some have and others have not.
+TEST_F(NcclMemory, ThatCannotBeHadOrRegisteredOnOneRankIsNotDoneWithout) {
+  for (const bool registers : {true, false}) {
+    FakeNcclFaults& faults = FakeNcclControls().faults;
+    if (registers) faults.allocation = nccl::Result::kUnhandledCudaError;
+    faults.registration = !registers;
+    NcclRanks group = AloneWith({});
+    const int operations = FakeNcclControls().operations;
+    const Status status = Allreduce(group, 1000);
+    EXPECT_EQ(status.code(), StatusCode::kResource) << status.ToString();
+    for (const char* part : {"rank 0", registers ? "ncclMemAlloc: unhandled cuda error"
+                                                 : "cannot register 4000 bytes: invalid usage"}) {
+      EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+    }
+    EXPECT_EQ(FakeNcclControls().operations, operations);
+    EXPECT_EQ(group.device().allocated_device(), 0u);
+    EXPECT_FALSE(group.backend(0).backend().Check().ok()) << "the group has ended";
+    faults.Clear();
+  }
 }
 
 TEST_F(NcclMemory, AsksOthersToGiveMemoryBack) {
-  FakeNcclControls().faults.allocation = nccl::Result::kUnhandledCudaError;
   int asked = 0;
   SimulatedDevice* device = nullptr;
   NcclRanks group = AloneWith([&] {
@@ -211,7 +221,6 @@ TEST_F(NcclMemory, AsksOthersToGiveMemoryBack) {
 }
 
 TEST_F(NcclMemory, SaysHowMuchIsMissingWhereAndWhatTakesLess) {
-  FakeNcclControls().faults.allocation = nccl::Result::kUnhandledCudaError;
   NcclRanks group = AloneWith({});
   group.device().LimitMemory(100);
   const Status status = Allreduce(group, 1000);

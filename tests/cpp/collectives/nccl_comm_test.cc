@@ -6,8 +6,7 @@
 namespace hora {
 namespace {
 
-// --- Where nothing hangs
-// ---------------------------------------------------------------------------
+// --- Where nothing hangs ---
 
 TEST_F(NcclSums, TheEndIsOrderlyWhereNothingHangs) {
   Make(2);
@@ -19,7 +18,8 @@ TEST_F(NcclSums, TheEndIsOrderlyWhereNothingHangs) {
 }
 
 TEST_F(NcclSums, AnEndThatDoesNotComeIsAnAbort) {
-  Make(1, kShort);
+  farewell_ = kShort;
+  Make(1);
   control_.faults.hang_at = 1;
   EXPECT_TRUE(PutSum(0).ok());
   ranks_.clear();
@@ -40,7 +40,8 @@ TEST_F(NcclSums, AnEndThatFailsIsAnAbort) {
 
 // NCCL keeps what a CUDA graph may come back to.
 TEST_F(NcclSums, AnEndWaitsForGraphsForItsPatienceAtMost) {
-  Make(1, kShort);
+  farewell_ = kShort;
+  Make(1);
   device_->BeginCapture(streams_[0].get());
   EXPECT_TRUE(PutSum(0).ok());
   const Result<SimulatedGraph> graph = device_->EndCapture(streams_[0].get());
@@ -59,8 +60,7 @@ TEST_F(NcclSums, AnEndIsOnAThreadOfTheDevice) {
   EXPECT_EQ(ends_, 2);
 }
 
-// --- Where NCCL does
-// -------------------------------------------------------------------------------
+// --- Where NCCL does ---
 
 class NcclHangs : public NcclSums {
  protected:
@@ -106,13 +106,15 @@ TEST_F(NcclHangs, WhatCheckFindsIsToldWhateverBecomesOfTheAbort) {
 }
 
 TEST_F(NcclHangs, ACallIsNotWaitedForLongerThanItsPatience) {
-  Make(1, kShort);
+  call_patience_ = kShort;
+  Make(1);
   control_.polls = kForEver;
   control_.faults.end.abort_hangs = true;
   ExpectSays(PutSum(0), StatusCode::kTimeout, {"allreduce: not within 0.03 s"});
 }
 
 TEST_F(NcclHangs, AnOrderlyEndIsLeftToItselfToo) {
+  farewell_of_0_ = kNcclPatience;
   Make(2);
   control_.faults.rank = 1;
   control_.faults.end.finalize_hangs = true;
@@ -125,7 +127,7 @@ TEST_F(NcclHangs, AnOrderlyEndIsLeftToItselfToo) {
 TEST_F(NcclHangs, ARegistrationNeedNotWaitForThat) {
   Make(1);
   std::vector<std::byte> memory(4096);
-  auto held = ranks_[0]->Register(memory.data(), memory.size());
+  std::shared_ptr<void> held = ranks_[0]->Register(memory.data(), memory.size()).value();
   control_.faults.end.finalize_hangs = true;
   ranks_.clear();
   held.reset();
@@ -140,14 +142,16 @@ TEST_F(NcclHangs, AMakingIsNotWaitedFor) {
 
 // What NCCL writes meanwhile is there as long as it is at it.
 TEST_F(NcclHangs, APartIsNotWaitedFor) {
-  Make(1, kShort);
+  call_patience_ = kShort;
+  Make(1);
   control_.polls = kForEver;
   control_.faults.end.abort_hangs = true;
   ExpectSays(ranks_[0]->Split(0, OptionsOf(0, 1)).error(), StatusCode::kTimeout, {"cannot split"});
 }
 
 TEST_F(NcclHangs, WhatIsLeftOfAGroupIsNotWaitedFor) {
-  Make(2, kShort);
+  call_patience_ = kShort;
+  Make(2);
   control_.polls = kForEver;
   control_.faults.end.abort_hangs = true;
   ExpectSays(ranks_[0]->Shrink({1}, OptionsOf(0, 1)).error(), StatusCode::kTimeout,

@@ -108,7 +108,7 @@ TEST_F(NcclSums, AnErrorAtOnceIsFinal) {
   EXPECT_EQ(PutSum(0), status);
   EXPECT_EQ(ranks_[0]->Check(), status);
   EXPECT_EQ(ranks_[0]->Split(0, OptionsOf(0, 1)).error(), status);
-  EXPECT_EQ(ranks_[0]->Register(nullptr, 1), nullptr);
+  EXPECT_EQ(ranks_[0]->Register(nullptr, 1).error(), status);
   EXPECT_TRUE(HaveAborted(1));
 }
 
@@ -180,7 +180,8 @@ TEST_F(NcclSums, TheEndOfTheGroupEndsACallThatIsInProgress) {
 }
 
 TEST_F(NcclSums, ACallIsInProgressForItsPatienceAtMost) {
-  Make(1, kShort);
+  call_patience_ = kShort;
+  Make(1);
   control_.polls = kForEver;
   ExpectSays(PutSum(0), StatusCode::kTimeout, {"rank 7 ", "allreduce: not within 0.03 s"});
   EXPECT_TRUE(HaveAborted(1));
@@ -233,10 +234,10 @@ TEST_F(NcclSums, APartThatSomebodyDoesNotMakeEndsTheGroup) {
 }
 
 TEST_F(NcclSums, APartThatHangsIsNotWaitedForLongerThanThePatience) {
-  Make(1, kShort);
+  call_patience_ = kShort;
+  Make(1);
   control_.polls = kForEver;
-  NcclCommunicatorOptions options = OptionsOf(0, 1, kShort);
-  ExpectSays(ranks_[0]->Split(0, options).error(), StatusCode::kTimeout,
+  ExpectSays(ranks_[0]->Split(0, OptionsOf(0, 1)).error(), StatusCode::kTimeout,
              {"cannot split", "0.03 s"});
   EXPECT_TRUE(HaveAborted(1)) << "the whole, of which the part was not made";
 }
@@ -278,23 +279,24 @@ TEST_F(NcclSums, WhoLeavesDoesNotShrinkTheGroup) {
 TEST_F(NcclSums, MemoryIsRegisteredAsLongAsSomebodyHoldsIt) {
   Make(1);
   std::vector<std::byte> memory(4096);
-  auto held = ranks_[0]->Register(memory.data(), memory.size());
-  auto other = ranks_[0]->Register(memory.data(), 64);
+  std::shared_ptr<void> held = ranks_[0]->Register(memory.data(), memory.size()).value();
+  std::shared_ptr<void> other = ranks_[0]->Register(memory.data(), 64).value();
   EXPECT_EQ(control_.registrations, 2);
   held.reset();
   EXPECT_EQ(control_.registrations, 1);
   std::jthread([&] { other.reset(); }).join();
   EXPECT_EQ(control_.registrations, 0);
   control_.faults.registration = true;
-  EXPECT_EQ(ranks_[0]->Register(memory.data(), 64), nullptr);
-  EXPECT_TRUE(ranks_[0]->Check().ok()) << "one does without";
+  ExpectSays(ranks_[0]->Register(memory.data(), 64).error(), StatusCode::kResource,
+             {"rank 7 ", "cannot register 64 bytes: invalid usage"});
+  EXPECT_TRUE(ranks_[0]->Check().ok()) << "who asked decides what becomes of the group";
 }
 
 TEST_F(NcclSums, ARegistrationMayBeGivenBackAfterTheEnd) {
   Make(2);
   std::vector<std::byte> memory(4096);
-  auto finalised = ranks_[0]->Register(memory.data(), memory.size());
-  auto aborted = ranks_[1]->Register(memory.data(), memory.size());
+  std::shared_ptr<void> finalised = ranks_[0]->Register(memory.data(), memory.size()).value();
+  std::shared_ptr<void> aborted = ranks_[1]->Register(memory.data(), memory.size()).value();
   ranks_[1]->Abort(Error(StatusCode::kShutDown, "as it is"));
   std::jthread giving([given = std::move(aborted)]() mutable { given.reset(); });
   ranks_.clear();

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <future>
-#include <initializer_list>
 
 #include "collectives/nccl_ranks.h"
+#include "support/awaiting.h"
 
 namespace hora {
 
@@ -16,27 +16,6 @@ using nccl::RedOp;
 
 inline constexpr Duration kShort = std::chrono::milliseconds(30);
 inline constexpr int kForEver = 1 << 30;  // answers
-
-inline TimePoint InTheEnd() { return SteadyClock::Instance().Now() + kNcclPatience; }
-
-// Until `ready`, which somebody else makes so.
-template <class Ready>
-bool Comes(const Ready& ready) {
-  const TimePoint deadline = InTheEnd();
-  while (!ready()) {
-    if (SteadyClock::Instance().Now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
-inline void ExpectSays(const Status& status, StatusCode code,
-                       std::initializer_list<const char*> parts) {
-  EXPECT_EQ(status.code(), code) << status.ToString();
-  for (const char* part : parts) {
-    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
-  }
-}
 
 inline NcclCommunicatorOptions OptionsOf(int rank, int size, Duration patience = kNcclPatience) {
   return {.rank = rank,
@@ -82,11 +61,13 @@ class NcclCommunicatorTest : public testing::Test {
 // A group and a stream of each rank, on which it sums one number.
 class NcclSums : public NcclCommunicatorTest {
  protected:
-  void Make(int size, Duration patience = kNcclPatience) {
+  // However long it takes: only what the test is about may be short.
+  void Make(int size) {
     std::vector<NcclCommunicatorOptions> all;
     for (int rank = 0; rank < size; ++rank) {
-      all.push_back(OptionsOf(rank, size, patience));
-      all.back().farewell = farewell_;
+      all.push_back(OptionsOf(rank, size));
+      all.back().call_patience = call_patience_;
+      all.back().farewell = rank == 0 ? farewell_of_0_.value_or(farewell_) : farewell_;
       all.back().enter = [this] { ++ends_; };
       all.back().lost = [this] {
         return lost_ ? Error(StatusCode::kPeerFailed, "rank 13 has died") : Status::Ok();
@@ -128,7 +109,9 @@ class NcclSums : public NcclCommunicatorTest {
   }
 
   std::atomic<bool> lost_ = false;
+  std::optional<Duration> call_patience_;
   Duration farewell_ = kNcclPatience;
+  std::optional<Duration> farewell_of_0_;
   std::atomic<int> ends_ = 0;  // threads that have come to an end of a communicator
   const std::shared_ptr<SimulatedDevice> device_ = std::make_shared<SimulatedDevice>();
   std::vector<OwnedStream> streams_;

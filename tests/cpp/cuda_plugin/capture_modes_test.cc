@@ -39,7 +39,8 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
   std::swap(*mode, cuda.mode);
   return cudaSuccess;
 }
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  if (stream == nullptr || stream == cudaStreamLegacy) return cudaErrorStreamCaptureImplicit;
   *status = cuda.capture;
   return cudaSuccess;
 }
@@ -165,8 +166,11 @@ TEST_F(CaptureModes, AStreamIsCapturedUntilItsCaptureHasEnded) {
     std::int32_t answer = -1;
     EXPECT_EQ(plugin_.is_capturing(&thing, &answer, &error_), 0);
     EXPECT_EQ(answer, captured);
-    EXPECT_EQ(plugin_.is_capturing(nullptr, &answer, &error_), 0);
-    EXPECT_EQ(answer, 0) << "the default stream never is";
+    for (void* const default_stream :
+         {static_cast<void*>(nullptr), static_cast<void*>(cudaStreamLegacy)}) {
+      EXPECT_EQ(plugin_.is_capturing(default_stream, &answer, &error_), 0);
+      EXPECT_EQ(answer, 0) << "the default stream never is";
+    }
   }
 }
 

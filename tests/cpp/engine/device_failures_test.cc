@@ -5,10 +5,10 @@
 #include <atomic>
 #include <chrono>
 #include <latch>
-#include <thread>
 
 #include "engine/device_job.h"
 #include "hora/base/format.h"
+#include "support/awaiting.h"
 
 namespace hora {
 namespace {
@@ -18,26 +18,6 @@ using testing::DeviceJob;
 using testing::FakeNccl;
 using testing::ProgramStream;
 using testing::RankContext;
-
-TimePoint InTheEnd() { return SteadyClock::Instance().Now() + seconds(60); }
-
-// Until `ready`, which somebody else makes so.
-template <class Ready>
-bool Comes(const Ready& ready) {
-  const TimePoint deadline = InTheEnd();
-  while (!ready()) {
-    if (SteadyClock::Instance().Now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
-void Expect(const Status& status, StatusCode code, const std::vector<std::string>& parts) {
-  EXPECT_EQ(status.code(), code) << status.ToString();
-  for (const std::string& part : parts) {
-    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
-  }
-}
 
 // Operations on the CPU until one fails, as all do once the set has ended.
 Status UntilItFails(RankContext& self) {
@@ -76,8 +56,7 @@ class DeviceFailures : public ::testing::Test {
   }
 };
 
-// --- What is on the device when something fails
-// ----------------------------------------------------
+// --- What is on the device when something fails ---
 
 TEST_F(DeviceFailures, WhatFailsOnItsWayNamesWhatIsOnTheDevice) {
   FakeNccl().faults.fail_at = 1;
@@ -116,8 +95,7 @@ TEST_F(DeviceFailures, SoDoesWhatTheEndOfTheSetOvertakes) {
   });
 }
 
-// --- What nobody waits for
-// -------------------------------------------------------------------------
+// --- What nobody waits for ---
 
 TEST_F(DeviceFailures, WhatFailsInProgramOrderEndsTheSetForAll) {
   FakeNccl().faults.rank = 1;
@@ -132,7 +110,7 @@ TEST_F(DeviceFailures, WhatFailsInProgramOrderEndsTheSetForAll) {
     EXPECT_TRUE(status.ok()) << status.ToString();
     all_are_there.arrive_and_wait();
     stream.Release();
-    Expect(
+    ExpectSays(
         UntilItFails(self), StatusCode::kPeerFailed,
         {"NCCL, rank 1 (cuda:1) of 'process set 0 in program order', ranks 0-2", "system error"});
     const EventPool::Lease end = stream.Mark(self);
@@ -156,15 +134,14 @@ TEST_F(DeviceFailures, SoDoesWhatFailsWhenAGraphIsReplayed) {
     ASSERT_TRUE(graph) << graph.error().ToString();
     both_have_captured.arrive_and_wait();
     job.device().Replay(*graph, stream.get());
-    Expect(UntilItFails(self), StatusCode::kPeerFailed, {"NCCL, rank 1 ", "system error"});
+    ExpectSays(UntilItFails(self), StatusCode::kPeerFailed, {"NCCL, rank 1 ", "system error"});
     const EventPool::Lease end = stream.Mark(self);
     EXPECT_TRUE(job.device().Await(*end, InTheEnd()).ok());
     graph->reset();
   });
 }
 
-// --- What NCCL does not come back from
-// -------------------------------------------------------------
+// --- What NCCL does not come back from ---
 
 TEST_F(DeviceFailures, AnAbortThatHangsKeepsNobodyFromKnowing) {
   FakeNccl().faults.rank = 1;
@@ -183,15 +160,14 @@ TEST_F(DeviceFailures, AnAbortThatHangsKeepsNobodyFromKnowing) {
     EXPECT_TRUE(gpu.WaitForHandle(handle).ok()) << handle->status().ToString();
     all_are_there.arrive_and_wait();
     stream.Release();
-    Expect(UntilItFails(self), StatusCode::kPeerFailed, {"NCCL, rank 1 ", "system error"});
+    ExpectSays(UntilItFails(self), StatusCode::kPeerFailed, {"NCCL, rank 1 ", "system error"});
     EXPECT_TRUE(self.engine().Shutdown().ok()) << "the GPU keeps what is on it";
     if (self.rank() == 1) FakeNccl().faults.Clear();
     gpu.WaitForDevice(*handle);
   });
 }
 
-// --- The end of a set
-// ------------------------------------------------------------------------------
+// --- The end of a set ---
 
 TEST_F(DeviceFailures, WhoLeavesGivesBackTheGpu) {
   DeviceJob job(2, 2, "nccl");
@@ -212,7 +188,7 @@ TEST_F(DeviceFailures, WhoLeavesGivesBackTheGpu) {
     EXPECT_EQ(FakeNccl().communicators, 0);
     EXPECT_EQ(FakeNccl().allocations, 0);
     EXPECT_EQ(job.device().allocated_device(), 0u);
-    Expect(SumInOrder(member, group[0], stream.get()), StatusCode::kShutDown, {"has left"});
+    ExpectSays(SumInOrder(member, group[0], stream.get()), StatusCode::kShutDown, {"has left"});
     EXPECT_EQ(gpu.Wait(gpu.GroupedAllreduce("again", group)).code(), StatusCode::kShutDown);
   });
 }
@@ -231,8 +207,8 @@ TEST_F(DeviceFailures, WhoIsStuckInAnOperationIsNotWaitedForInVain) {
     std::vector<float> rows(10, 1.0f);
     const auto handle = gpu.Allgather("stuck", rows);
     asked.wait();
-    Expect(self.set().Leave(std::chrono::milliseconds(10)), StatusCode::kStalled,
-           {"rank 0 cannot leave", "not freed"});
+    ExpectSays(self.set().Leave(std::chrono::milliseconds(10)), StatusCode::kStalled,
+               {"rank 0 cannot leave", "not freed"});
     EXPECT_FALSE(handle->done()) << "its memory is in use";
     EXPECT_EQ(self.Allreduce("late", rows)->status().code(), StatusCode::kShutDown);
     answered.count_down();

@@ -71,7 +71,7 @@ class Lanes : public ::testing::Test {
     auto board = Board::Create({.size = size, .window_bytes = 64u << 10}).value();
     for (int rank = 0; rank < size; ++rank) {
       Tunables tunables = TunablesOf(config);
-      sets_.push_back(std::make_unique<ProcessSet>(
+      sets_.push_back(ProcessSet::Make(
           ProcessSetOptions{.rank = rank,
                             .layout = HostLayout({size}),
                             .board = board,
@@ -113,7 +113,7 @@ class Lanes : public ::testing::Test {
 
   ProcessSet& set(int rank) { return *sets_[static_cast<std::size_t>(rank)]; }
 
-  std::vector<std::unique_ptr<ProcessSet>> sets_;
+  std::vector<std::shared_ptr<ProcessSet>> sets_;
 };
 
 TEST_F(Lanes, ASmallOperationOvertakesALargeOne) {

@@ -11,6 +11,9 @@
 
 #include "fake_nccl/communicator.h"
 
+// Of the executable that has opened the library: see simulated_device.h.
+extern "C" bool simulated_memory_permits(std::size_t bytes);
+
 namespace hora::nccl {
 
 // What a handle points to.
@@ -111,6 +114,7 @@ Result ncclCommInitRankConfig(Comm* comm, int ranks, UniqueId id, int rank, Conf
   if (rank < 0 || rank >= ranks || !is_config) return Result::kInvalidArgument;
   const Result fault = Control().faults.creation;
   if (fault != Result::kSuccess && hora::fake_nccl::IsFaulty(rank)) return fault;
+  if (!simulated_memory_permits(0)) return Result::kUnhandledCudaError;  // NCCL allocates here
   const bool blocking = hora::fake_nccl::IsBlocking(config);
   *comm = new hora::nccl::CommOpaque{
       std::make_shared<Communicator>(id.internal, rank, ranks, blocking)};
@@ -124,11 +128,13 @@ Result ncclCommFinalize(Comm comm) {
 }
 
 Result ncclCommDestroy(Comm comm) {
+  simulated_memory_permits(0);
   delete comm;
   return Result::kSuccess;
 }
 
 Result ncclCommAbort(Comm comm) {
+  simulated_memory_permits(0);
   comm->own->Abort();
   delete comm;
   return Result::kSuccess;
@@ -228,12 +234,14 @@ Result ncclCommShrink(Comm comm, int* excluded, int count, Comm* rest, Config* c
 
 Result ncclMemAlloc(void** memory, std::size_t bytes) {
   if (const Result fault = Control().faults.allocation; fault != Result::kSuccess) return fault;
+  if (!simulated_memory_permits(bytes)) return Result::kUnhandledCudaError;
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   ++Control().allocations;
   return Result::kSuccess;
 }
 
 Result ncclMemFree(void* memory) {
+  simulated_memory_permits(0);  // to free minds captures as well
   std::free(memory);
   --Control().allocations;
   return Result::kSuccess;

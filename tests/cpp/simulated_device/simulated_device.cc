@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,16 @@ namespace {
 // As CUDA has them, of all runtimes of this process.
 thread_local int current_device = -1;
 thread_local CaptureMode capture_mode = CaptureMode::kGlobal;
+
+// For libraries that know of none.
+struct Living {
+  std::mutex mutex;
+  std::set<SimulatedDevice*> devices;  // mutex
+};
+Living& TheLiving() {
+  static auto* const living = new Living;  // never destroyed
+  return *living;
+}
 
 SimulatedStream& At(DeviceStream stream) {
   Check(stream.native != nullptr, "the simulated device has no default stream");
@@ -85,9 +96,18 @@ void CopyPiece(const PieceCopy& piece, const ElementCopy& element) {
 
 }  // namespace
 
-SimulatedDevice::SimulatedDevice(int devices) : devices_(devices) {}
+SimulatedDevice::SimulatedDevice(int devices) : devices_(devices) {
+  Living& living = TheLiving();
+  const std::lock_guard lock(living.mutex);
+  living.devices.insert(this);
+}
 
 SimulatedDevice::~SimulatedDevice() {
+  {
+    Living& living = TheLiving();
+    const std::lock_guard lock(living.mutex);
+    living.devices.erase(this);
+  }
   Check(alive_ == 0, "streams and events are destroyed first");
 }
 
@@ -184,10 +204,7 @@ Status SimulatedDevice::Await(DeviceEvent event, TimePoint deadline) {
 
 Result<std::byte*> SimulatedDevice::AllocateDevice(int device, std::size_t bytes) {
   if (Status status = Call("allocate", device); !status.ok()) return Fail(status);
-  const int short_device = short_device_;
-  if (bytes > largest_piece_ && (short_device == -1 || short_device == device)) {
-    return Fail(Error(StatusCode::kResource, "allocate: device {} is out of memory", device));
-  }
+  if (Status status = MindLimit(device, bytes); !status.ok()) return Fail(status);
   ++allocations_;
   ++allocated_device_;
   return static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
@@ -202,6 +219,18 @@ void SimulatedDevice::FreeDevice(std::byte* memory) noexcept {
 Result<std::byte*> SimulatedDevice::AllocateMinding(int device, std::size_t bytes) {
   if (Status status = MindCaptures("allocate"); !status.ok()) return Fail(status);
   return AllocateDevice(device, bytes);
+}
+
+Status SimulatedDevice::PermitMinding(std::size_t bytes) {
+  if (Status status = MindCaptures("allocate"); !status.ok()) return status;
+  return MindLimit(current_device, bytes);
+}
+
+Status SimulatedDevice::MindLimit(int device, std::size_t bytes) const {
+  const int short_device = short_device_;
+  const bool is_short = short_device == -1 || short_device == device;
+  if (bytes <= largest_piece_ || !is_short) return Status::Ok();
+  return Error(StatusCode::kResource, "allocate: device {} is out of memory", device);
 }
 
 Status SimulatedDevice::MindCaptures(const char* what) {
@@ -291,6 +320,16 @@ void SimulatedDevice::Replay(const SimulatedGraph& graph, DeviceStream stream) {
 }
 
 }  // namespace hora
+
+extern "C" bool simulated_memory_permits(std::size_t bytes) {
+  hora::Living& living = hora::TheLiving();
+  const std::lock_guard lock(living.mutex);
+  bool permits = true;
+  for (hora::SimulatedDevice* const each : living.devices) {
+    if (!each->PermitMinding(bytes).ok()) permits = false;
+  }
+  return permits;
+}
 
 extern "C" void simulated_stream_enqueue(void* stream, void (*work)(void*), void (*release)(void*),
                                          void* context) {

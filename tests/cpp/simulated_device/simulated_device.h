@@ -65,6 +65,9 @@ class SimulatedDevice final : public DeviceRuntime {
   // As the driver allocates for libraries that do not say that it is beside all captures: refused
   // while somebody's capture minds, which then fails.
   Result<std::byte*> AllocateMinding(int device, std::size_t bytes);
+  // The same for a library with memory of its own: on the thread's current device, if it is one of
+  // these.
+  Status PermitMinding(std::size_t bytes);
 
   // Every call from the `count`-th on fails as one of a lost device does; 0: none.
   void LoseAfter(int count) { calls_left_ = count; }
@@ -88,6 +91,7 @@ class SimulatedDevice final : public DeviceRuntime {
 
   Status Call(const char* what, int device);
   Status MindCaptures(const char* what);
+  Status MindLimit(int device, std::size_t bytes) const;
 
   const int devices_;
   std::atomic<int> calls_left_{0};
@@ -103,6 +107,10 @@ class SimulatedDevice final : public DeviceRuntime {
 };
 
 }  // namespace hora
+
+// For a fake library that allocates by itself: whether all simulated devices let it, which mind
+// captures as in AllocateMinding.
+extern "C" __attribute__((visibility("default"))) bool simulated_memory_permits(std::size_t bytes);
 
 // For a fake library that is opened at run time: puts `work(context)` on the stream. It is called
 // as often as the stream comes to it; `release(context)` once, when it never will again.

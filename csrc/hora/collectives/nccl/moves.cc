@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
-#include <set>
 #include <utility>
 
 #include "hora/base/format.h"
 #include "hora/collectives/one_piece.h"
 #include "hora/collectives/paired_pieces.h"
+#include "hora/cuda/beside_capture.h"
 
 namespace hora {
 namespace {
@@ -42,23 +42,25 @@ std::uint64_t SizeOfAll(const std::vector<ByteStream>& streams) {
 // Kernels like the beginnings of cache lines.
 std::uint64_t Rounded(std::uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// Of NCCL, whose memory all GPUs and NVLink's switches can be given; else as all other memory.
+// Of NCCL, whose memory all GPUs and NVLink's switches can be given; of a version that has none, as
+// all other memory: on all ranks, whose versions are the same. One that fails alone must not go on
+// with memory of another kind than the others'.
 DeviceMemorySource NcclMemory(const NcclCommunicator& communicator,
                               const std::shared_ptr<DeviceRuntime>& runtime, int device) {
   DeviceMemorySource plain = DeviceMemorySource::OfRuntime(runtime, device);
   const Api& api = communicator.library().api();
   if (api.mem_alloc == nullptr || api.mem_free == nullptr) return plain;
-  const auto own = std::make_shared<std::set<std::byte*>>();
   return {
-      .allocate = [own, plain, allocate = api.mem_alloc](std::size_t bytes) -> Result<std::byte*> {
+      .allocate = [&api](std::size_t bytes) -> Result<std::byte*> {
         void* memory = nullptr;
-        if (allocate(&memory, bytes) != nccl::Result::kSuccess) return plain.allocate(bytes);
-        own->insert(static_cast<std::byte*>(memory));
-        return static_cast<std::byte*>(memory);
+        const nccl::Result made = api.mem_alloc(&memory, bytes);
+        if (made == nccl::Result::kSuccess) return static_cast<std::byte*>(memory);
+        return Fail(Error(StatusCode::kResource, "ncclMemAlloc: {} (NCCL_DEBUG=WARN shows more)",
+                          api.get_error_string(made)));
       },
       .free =
-          [own, plain, free = api.mem_free](std::byte* memory) {
-            if (own->erase(memory) == 0) return plain.free(memory);
+          [runtime, free = api.mem_free](std::byte* memory) {
+            const BesideCapture beside(*runtime);
             static_cast<void>(free(memory));
           }};
 }
@@ -67,23 +69,26 @@ DeviceMemorySource NcclMemory(const NcclCommunicator& communicator,
 
 NcclFusionMemory::NcclFusionMemory(const std::shared_ptr<DeviceRuntime>& runtime, int device,
                                    NcclCommunicator& communicator, const MakeRoom& make_room)
-    : communicator_(communicator),
+    : runtime_(runtime),
+      communicator_(communicator),
       alike_(NcclMemory(communicator, runtime, device), device, make_room),
       own_(runtime, device, make_room) {}
 
 Result<std::byte*> NcclFusionMemory::Reserve(std::size_t bytes, bool alike) {
-  const Result<std::span<std::byte>> memory = (alike ? alike_ : own_).Reserve(bytes);
+  DeviceBuffer& buffer = alike ? alike_ : own_;
+  if (Has(bytes, alike)) return buffer.whole().data();
+  const BesideCapture beside(*runtime_);  // NCCL's own calls of the driver mind captures
+  const Result<std::span<std::byte>> memory = buffer.Reserve(bytes);
   if (!memory) {
     const NcclCommunicatorOptions& options = communicator_.options();
     return Fail(Error(memory.error().code(), "rank {}: {}", options.names.Of(options.rank),
                       memory.error().message()));
   }
-  if (alike && memory->data() != known_) {
-    known_ = memory->data();
-    const std::span<std::byte> whole = alike_.whole();  // what is asked for later lies in it, too
-    if (auto registration = communicator_.Register(whole.data(), whole.size())) {
-      registrations_.push_back(std::move(registration));
-    }
+  if (alike) {
+    const std::span<std::byte> whole = buffer.whole();  // what is asked for later lies in it, too
+    auto registration = communicator_.Register(whole.data(), whole.size());
+    if (!registration) return Fail(std::move(registration.error()));
+    registrations_.push_back(std::move(*registration));
   }
   return memory->data();
 }

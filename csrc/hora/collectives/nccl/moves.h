@@ -16,25 +16,27 @@ namespace hora {
 // The memory that operations pass through; one thread at a time. There are two pieces. What all
 // ranks pass through alike is NCCL's own where it has some, and registered with it. What one rank
 // alone may need, because of how its tensors lie, is neither: of registered memory NCCL wants that
-// all ranks of an operation use it or none, and may wait for ever otherwise. The communicator ends
-// before this does; its library stays open.
+// all ranks of an operation use it or none, and may wait for ever otherwise. So a rank that gets
+// none, or cannot register it, must not go on without: it fails. The communicator ends before this
+// does; its library stays open.
 class NcclFusionMemory {
  public:
   NcclFusionMemory(const std::shared_ptr<DeviceRuntime>& runtime, int device,
                    NcclCommunicator& communicator, const MakeRoom& make_room);
 
   // `alike`: all ranks ask for some in this very call. The device is current to the caller.
-  // kResource names the rank, and what DeviceBuffer does.
+  // Beside all captures. kResource names the rank, and what DeviceBuffer or NCCL says; the group
+  // has to end then.
   Result<std::byte*> Reserve(std::size_t bytes, bool alike);
   bool Has(std::size_t bytes, bool alike) const {  // whether Reserve would allocate nothing
     return bytes <= (alike ? alike_ : own_).whole().size();
   }
 
  private:
+  const std::shared_ptr<DeviceRuntime> runtime_;
   NcclCommunicator& communicator_;
   DeviceBuffer alike_;
   DeviceBuffer own_;
-  const std::byte* known_ = nullptr;
   std::vector<std::shared_ptr<void>> registrations_;  // streams may still use outgrown memory
 };
 

@@ -107,6 +107,10 @@ Status NcclBackend::Check() { return state_->communicator().Check(); }
 
 void NcclBackend::Abort(const Status& cause) { state_->communicator().Abort(cause); }
 
-bool NcclBackend::End() { return state_->communicator().End(); }
+void NcclBackend::BeginEnd() { state_->communicator().BeginEnd(); }
+
+void NcclBackend::AwaitEnd(TimePoint until) { state_->communicator().AwaitEnd(until); }
+
+bool NcclBackend::End(TimePoint deadline) { return state_->communicator().End(deadline); }
 
 }  // namespace hora

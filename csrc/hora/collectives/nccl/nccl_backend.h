@@ -45,8 +45,10 @@ class NcclBackend final : public CollectiveBackend {
   // Any thread. Check: not OK, the streams are released, the group is lost; Abort: so it is.
   Status Check();
   void Abort(const Status& cause);
-  // Ends the communicator; false: NCCL may be at it for ever, and the backend must stay as well.
-  bool End();
+  // As NcclCommunicator's; false: NCCL may be at it for ever, and the backend must stay as well.
+  void BeginEnd();
+  void AwaitEnd(TimePoint until);
+  bool End(TimePoint deadline);
 
  private:
   class State;

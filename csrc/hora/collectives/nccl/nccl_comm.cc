@@ -9,11 +9,6 @@
 #include "hora/base/wait.h"
 
 namespace hora {
-namespace {
-
-constexpr Duration kNap = std::chrono::microseconds(200);  // between two questions to NCCL
-
-}  // namespace
 
 NcclDraft::NcclDraft()
     : config{.size = sizeof(nccl::Config),
@@ -67,19 +62,43 @@ bool NcclComm::AwaitEnd(TimePoint deadline) {
 
 // Without a thread to end it on it stays, and whoever awaits the end says so.
 void NcclComm::Aside(void (NcclComm::*end)()) {
-  if (!begun_.load() || ended_.load() != 0) return;
+  if (!begun_.load()) return;
+  {
+    const std::lock_guard lock(aside_mutex_);
+    if (has_ended_) return;
+    ++aside_;
+  }
   try {
     std::thread([self = shared_from_this(), end] {
       if (self->enter_) self->enter_();
       ((*self).*end)();
+      self->LeaveAside();
     }).detach();
   } catch (const std::system_error&) {
+    LeaveAside();
   }
 }
 
-void NcclComm::Ended() {
+// Nobody waits for the thread itself: at the end of the process, what it lets go of after the end
+// is known would go beside static destructors.
+void NcclComm::LeaveAside() {
+  std::shared_ptr<const NcclLibrary> library;
+  std::function<void()> enter;
+  {
+    const std::lock_guard lock(aside_mutex_);
+    if (--aside_ != 0 || !has_ended_) return;
+    library = std::move(library_);
+    enter = std::move(enter_);
+  }
+  library = nullptr;
+  enter = nullptr;
   ended_.store(1);
   FutexWakeAll(ended_);
+}
+
+void NcclComm::Ended() {
+  const std::lock_guard lock(aside_mutex_);
+  has_ended_ = true;
 }
 
 void NcclComm::AbortNow() {
@@ -99,7 +118,7 @@ void NcclComm::AbortNow() {
 void NcclComm::FinishNow() {
   nccl::Result state = nccl::Result::kInProgress;
   for (bool begun = false; state == nccl::Result::kInProgress; begun = true) {
-    if (begun) SleepUnlessLost(SteadyClock::Instance().Now() + kNap);
+    if (begun) SleepUnlessLost(SteadyClock::Instance().Now() + kNcclNap);
     const Turn turn = TakeTurn();
     if (is_lost()) return;  // the abort has begun
     if (!begun) {

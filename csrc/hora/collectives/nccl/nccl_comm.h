@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +14,8 @@
 #include "hora/collectives/nccl/nccl_library.h"
 
 namespace hora {
+
+inline constexpr Duration kNcclNap = std::chrono::microseconds(200);  // between questions to NCCL
 
 // What NCCL reads, and writes until the very end, while it makes a communicator.
 struct NcclDraft {
@@ -63,10 +66,16 @@ class NcclComm : public std::enable_shared_from_this<NcclComm> {
   void Aside(void (NcclComm::*end)());
   void FinishNow();
   void AbortNow();
-  void Ended();
+  void Ended();  // by a thread aside, of which the last one tells
+  void LeaveAside();
 
-  const std::shared_ptr<const NcclLibrary> library_;
-  const std::function<void()> enter_;
+  // Gone once it has ended; read with the turn while get() gives something, and by threads aside.
+  std::shared_ptr<const NcclLibrary> library_;
+  std::function<void()> enter_;
+
+  std::mutex aside_mutex_;
+  int aside_ = 0;           // aside_mutex_; threads at the end
+  bool has_ended_ = false;  // aside_mutex_
 
   std::mutex turn_;
   nccl::Comm comm_ = nullptr;        // turn_

@@ -12,7 +12,6 @@
 namespace hora {
 namespace {
 
-constexpr Duration kNap = std::chrono::microseconds(200);    // between two questions to NCCL
 constexpr Duration kGlance = std::chrono::milliseconds(10);  // at the group, while it ends
 constexpr WaitPolicy kPolls{.spins = 100, .yield_for = std::chrono::microseconds(50)};
 
@@ -100,7 +99,9 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
     if (!IsTaken(begun)) return Fail(made->Failed(kWhat, begun));
     made->comm_->Begin(draft);
   }
-  if (Status status = made->AwaitReady(kWhat, deadline); !status.ok()) return Fail(status);
+  if (Status status = made->AwaitReady(kWhat, wanted.patience, deadline); !status.ok()) {
+    return Fail(status);
+  }
   return made;
 }
 
@@ -113,25 +114,34 @@ NcclCommunicator::NcclCommunicator(std::shared_ptr<const NcclLibrary> library,
 NcclCommunicator::~NcclCommunicator() { End(); }
 
 bool NcclCommunicator::End() {
-  if (is_left_) return false;
   const auto now = [] { return SteadyClock::Instance().Now(); };
-  const TimePoint deadline = now() + std::min(options_.farewell, options_.patience);
-  comm_->Finish();
-  while (!comm_->is_lost() && !comm_->AwaitEnd(std::min(deadline, now() + kGlance))) {
+  BeginEnd();
+  AwaitEnd(now() + std::min(options_.farewell, options_.patience));
+  return End(now() + options_.farewell);
+}
+
+void NcclCommunicator::BeginEnd() { comm_->Finish(); }
+
+void NcclCommunicator::AwaitEnd(TimePoint until) {
+  const auto now = [] { return SteadyClock::Instance().Now(); };
+  while (!is_left_ && !comm_->is_lost() && !comm_->AwaitEnd(std::min(until, now() + kGlance))) {
     const Status lost = options_.lost ? options_.lost() : Status::Ok();
     if (!lost.ok()) {
       Abort(lost);
-    } else if (now() >= deadline) {
+    } else if (now() >= until) {
       Abort(Status(StatusCode::kTimeout, "a stream or a graph still has operations of it"));
     }
   }
-  if (comm_->AwaitEnd(now() + options_.farewell)) return true;
+}
+
+bool NcclCommunicator::End(TimePoint deadline) {
+  if (is_left_) return false;
+  if (comm_->AwaitEnd(deadline)) return true;
   is_left_ = true;
   Log(LogLevel::kWarning, options_.names.Of(options_.rank),
-      fmt::format(
-          "{}; NCCL has not ended it within {} s, so that is left to itself with all it has "
-          "of the GPU",
-          comm_->failure().message(), std::chrono::duration<double>(options_.farewell).count()));
+      fmt::format("{}; NCCL does not come to an end of it, so that is left to itself with all it "
+                  "has of the GPU",
+                  comm_->failure().message()));
   return false;
 }
 
@@ -155,7 +165,7 @@ void NcclCommunicator::Abort(const Status& cause) {
 }
 
 // Until NCCL says that what was asked of it is through.
-Status NcclCommunicator::AwaitReady(std::string_view what, TimePoint deadline) {
+Status NcclCommunicator::AwaitReady(std::string_view what, Duration patience, TimePoint deadline) {
   const auto ask = [&]() -> std::optional<Status> {
     const NcclComm::Turn turn = comm_->TakeTurn();
     const nccl::Comm comm = comm_->get();
@@ -177,11 +187,16 @@ Status NcclCommunicator::AwaitReady(std::string_view what, TimePoint deadline) {
       Abort(Error(StatusCode::kTimeout,
                   "{}: not within {} s; some rank has not come, or cannot be reached "
                   "(NCCL_DEBUG=INFO shows which interface is used, NCCL_SOCKET_IFNAME chooses one)",
-                  what, std::chrono::duration<double>(options_.patience).count()));
+                  what, std::chrono::duration<double>(patience).count()));
     }
     if ((outcome = ask())) return *outcome;
-    comm_->SleepUnlessLost(now + kNap);
+    comm_->SleepUnlessLost(now + kNcclNap);
   }
+}
+
+Status NcclCommunicator::AwaitCall(std::string_view what) {
+  const Duration patience = options_.call_patience.value_or(options_.patience);
+  return AwaitReady(what, patience, SteadyClock::Instance().Now() + patience);
 }
 
 Status NcclCommunicator::Enqueue(std::string_view what, const Start& start) {
@@ -200,7 +215,7 @@ Status NcclCommunicator::Enqueue(std::string_view what, const Start& start) {
     if (begun == nccl::Result::kSuccess) return Status::Ok();
     if (begun != nccl::Result::kInProgress) return Failed(what, begun);
   }
-  return AwaitReady(what, Deadline());
+  return AwaitCall(what);
 }
 
 Status NcclCommunicator::Check() {
@@ -216,22 +231,24 @@ Status NcclCommunicator::Check() {
   return IsTaken(state) ? Status::Ok() : Failed("operations under way failed", state);
 }
 
-std::shared_ptr<void> NcclCommunicator::Register(std::byte* memory, std::size_t bytes) {
+Result<std::shared_ptr<void>> NcclCommunicator::Register(std::byte* memory, std::size_t bytes) {
   const nccl::Api& api = library_->api();
   if (api.register_buffer == nullptr || api.deregister_buffer == nullptr) return nullptr;
   const NcclComm::Turn turn = comm_->TakeTurn();
   const nccl::Comm comm = comm_->get();
-  if (comm == nullptr) return nullptr;
+  if (comm == nullptr) return Fail(comm_->failure());
   void* registration = nullptr;
-  if (api.register_buffer(comm, memory, bytes, &registration) != nccl::Result::kSuccess ||
-      registration == nullptr) {
-    return nullptr;
+  const nccl::Result made = api.register_buffer(comm, memory, bytes, &registration);
+  if (made != nccl::Result::kSuccess) {
+    return Fail(Error(StatusCode::kResource, "{} cannot register {} bytes: {}{}; {}", Where(),
+                      bytes, api.get_error_string(made), LastError(api, comm), HintFor(made)));
   }
-  return {registration, [of = comm_](void* given) {
-            if (of->is_over()) return;  // what has ended takes it along
-            const NcclComm::Turn own = of->TakeTurn();
-            if (of->get() != nullptr) of->api().deregister_buffer(of->get(), given);
-          }};
+  if (registration == nullptr) return nullptr;
+  return std::shared_ptr<void>(registration, [of = comm_](void* given) {
+    if (of->is_over()) return;  // what has ended takes it along
+    const NcclComm::Turn own = of->TakeTurn();
+    if (of->get() != nullptr) of->api().deregister_buffer(of->get(), given);
+  });
 }
 
 template <class Begin>
@@ -247,7 +264,7 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::MakePart(
     if (!IsTaken(begun)) return Fail(Failed(what, begun));
   }
   // NCCL writes the draft until the parent is ready, or has been aborted.
-  if (Status status = AwaitReady(what, Deadline()); !status.ok()) return Fail(status);
+  if (Status status = AwaitCall(what); !status.ok()) return Fail(status);
   std::unique_ptr<NcclCommunicator> made(new NcclCommunicator(library_, std::move(options)));
   {
     const NcclComm::Turn turn = comm_->TakeTurn();
@@ -258,7 +275,10 @@ Result<std::unique_ptr<NcclCommunicator>> NcclCommunicator::MakePart(
     }
     made->comm_->Begin(draft);
   }
-  if (Status status = made->AwaitReady(what, made->Deadline()); !status.ok()) return Fail(status);
+  const Duration patience = made->options_.patience;
+  if (Status status = made->AwaitReady(what, patience, made->Deadline()); !status.ok()) {
+    return Fail(status);
+  }
   return made;
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,13 +21,14 @@ namespace hora {
 struct NcclCommunicatorOptions {
   int rank = 0;
   int size = 1;
-  int device = 0;                // the calling thread's, too
-  RankNames names;               // for texts
-  std::string name;              // of the process set, for texts
-  Duration patience{};           // of creation, and of a call that is in progress
+  int device = 0;                         // the calling thread's, too
+  RankNames names;                        // for texts
+  std::string name;                       // of the process set, for texts
+  Duration patience{};                    // of creation
+  std::optional<Duration> call_patience;  // of a call that is in progress; none: the same
   std::function<Status()> lost;  // why the group has ended elsewhere; any thread; may be empty
   std::function<void()> enter;   // makes the device that of a thread of NCCL's end; may be empty
-  Duration farewell = std::chrono::seconds(5);  // what the end, and an abort, get
+  Duration farewell = std::chrono::seconds(5);  // what the end, and an abort, get in End()
 };
 
 // Owns a communicator that was created without blocking, so that every wait for it has a deadline
@@ -59,14 +61,19 @@ class NcclCommunicator {
   Status Check();
   void Abort(const Status& cause);
 
-  // Finalises; aborts where that does not end within the patience or options.farewell. False: NCCL
-  // is still at that, too, after as long again; then it is left to itself, and may use what it was
-  // given for ever. Nothing may be called afterwards but this.
-  bool End();
+  // The end, in steps, so that those of several may go on at the same time; nothing else may be
+  // called afterwards. BeginEnd begins to finalise. AwaitEnd aborts, without waiting for that, what
+  // has not ended by `until`. End: false: NCCL is still at it; then it is left to itself, and may
+  // use what it was given for ever.
+  void BeginEnd();
+  void AwaitEnd(TimePoint until);
+  bool End(TimePoint deadline);
+  bool End();  // all of it, with options.farewell for either wait (at most the patience at first)
 
   // NCCL keeps `memory` registered for this communicator while the returned object lives; null
-  // where the version or the memory cannot.
-  std::shared_ptr<void> Register(std::byte* memory, std::size_t bytes);
+  // where the version cannot, or is told not to: the same on all ranks. kResource: it is this
+  // memory that cannot; whoever goes on without it must be sure that the others do, too.
+  Result<std::shared_ptr<void>> Register(std::byte* memory, std::size_t bytes);
 
   // The ranks of `color` (all call it, in the same order; ≥ 0), by options.rank. options.name is
   // for texts only. A failure aborts this communicator, too.
@@ -83,7 +90,8 @@ class NcclCommunicator {
   template <class Begin>
   Result<std::unique_ptr<NcclCommunicator>> MakePart(std::string_view what, Begin begin,
                                                      NcclCommunicatorOptions options);
-  Status AwaitReady(std::string_view what, TimePoint deadline);
+  Status AwaitReady(std::string_view what, Duration patience, TimePoint deadline);
+  Status AwaitCall(std::string_view what);
   TimePoint Deadline() const { return SteadyClock::Instance().Now() + options_.patience; }
   Status Failed(std::string_view what, nccl::Result result);  // with the turn; aborts
   std::string Where() const;

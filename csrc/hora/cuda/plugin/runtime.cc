@@ -145,7 +145,8 @@ int Wait(void* stream, void* event, hora_cuda_error* error) {
 
 int IsCapturing(void* stream, std::int32_t* capturing, hora_cuda_error* error) {
   *capturing = 0;
-  if (stream == nullptr) return 0;  // CUDA captures no default stream
+  // CUDA captures no default stream, and while others capture, the question alone is an error.
+  if (stream == nullptr || stream == cudaStreamLegacy) return 0;
   const OnDevice on = OnDevice::Any();
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   const cudaError_t code = cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
