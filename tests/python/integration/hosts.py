@@ -85,7 +85,10 @@ class Hosts:
         return f"{_NETWORK}.{self.names.index(name) + 1}"
 
     def link_local(self, name: str) -> str:
-        """The address that eth0 gives itself (fe80::…%eth0), once the kernel has tried it."""
+        """The address that eth0 gives itself (fe80::…%eth0), once all hosts can use their own."""
+        return {one: self._tried_link_local(one) for one in self.names}[name]
+
+    def _tried_link_local(self, name: str) -> str:
         deadline = time.monotonic() + _READY_LIMIT_S
         while time.monotonic() < deadline:
             words = ("-6", "-o", "addr", "show", "dev", "eth0", "scope", "link", "-tentative")
