@@ -75,7 +75,7 @@ class Rank {
   std::vector<std::string> names_;
   std::vector<std::shared_ptr<Handle>> handles_;
   Duration waited_{};
-  std::unique_ptr<Engine> engine_;
+  Engine::Owner engine_;
 };
 
 // Arguments: tensors, elements of each, whether nobody is woken. Rank 0 is timed; rank 1, a thread,
