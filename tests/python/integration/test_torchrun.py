@@ -40,7 +40,7 @@ for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
 os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[group]
 os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 hvd.init()
-print(f"group {{group}}: {{hvd.rank()}} of {{hvd.size()}}", flush=True)
+os.write(1, f"group {{group}}: {{hvd.rank()}} of {{hvd.size()}}\\n".encode())  # at once
 """
 
 
@@ -69,7 +69,7 @@ import os, sys
 {BARE}
 os.environ["LOCAL_RANK"] = sys.argv[1] or os.environ["LOCAL_RANK"]
 hvd.init()
-print(f"{{hvd.rank()}} of {{hvd.size()}}", flush=True)
+os.write(1, f"{{hvd.rank()}} of {{hvd.size()}}\\n".encode())  # at once
 """
 
 
