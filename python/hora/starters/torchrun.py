@@ -178,7 +178,6 @@ def _await_listener(
     is_told = False
     while True:
         left_s = min(_ATTEMPT_S, began + timeout - time.monotonic())
-        is_refused = False
         try:
             with socket.create_connection((address, port), timeout=max(_LOOK_EVERY_S, left_s)):
                 return time.monotonic() - began
